@@ -1,0 +1,86 @@
+"""The ``stan`` command.
+
+Each sub-command is a module of this package with three names: ``HELP`` (one line), ``add_arguments(parser)``
+and ``run(args) -> int`` (the exit code). Heavy imports stay inside ``run`` so that ``--help`` is instant.
+
+Exit codes: 0 done; 2 the input's fault, told in one line; 130 interrupted by Ctrl-C; 1 a defect of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from stan.errors import StanError
+
+# Threads that wait by spinning steal the cores from each other as soon as anything else runs as well: with
+# two busy neighbours on 2 cores a training step took ten times as long. Must be set before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+COMMANDS = ("prepare", "train", "finetune", "evaluate", "denoise", "config", "doctor", "demo", "bench")
+
+
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="stan",
+        description="Train, evaluate, fine-tune and use space-time attention networks for video denoising.",
+        epilog="`stan COMMAND --help` explains a command; README.md and docs/ explain the rest.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name in commands:
+        module = importlib.import_module(f"stan.cli.{name}")
+        subparser = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.version:
+        from stan import __version__
+
+        print(__version__)
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return int(args.run(args))
+    except StanError as error:
+        return _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print("stan: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+        return 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" while writing {error.filename}" if error.filename else ""
+            return _fail(f"the disk is full{place}: free some space and run the same command again")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename:
+            return _fail(f"no permission for {error.filename}: {error.strerror}")
+        raise
+
+
+def _fail(line: str) -> int:
+    print(f"stan: {line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stan.config import Config
+
+CONFIG_EPILOG = """\
+CONFIG is a YAML file such as those under configs/; key=value words are laid over it, e.g.
+  data.root=data/DAVIS trainer.max_steps=300 noise.sigma=[10,30,50] evaluation.max_frames=10
+`stan config CONFIG` prints every key with its meaning.
+"""
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG and any number of key=value words."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings laid over CONFIG")
+    parser.epilog = CONFIG_EPILOG
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The configuration that the arguments name; ``train/demo.yaml`` is also found among ours."""
+    from pathlib import Path
+
+    from stan import config
+
+    path = Path(args.config)
+    if not path.exists():
+        for own in (config.builtin_configs() / path, config.builtin_configs().parent / path):
+            if own.is_file():
+                path = own
+                break
+    return config.load(path, args.overrides)

@@ -1,0 +1,70 @@
+"""``stan doctor``: what this installation is made of and what it can use."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "print versions, devices, and which operator backend is used and why not another"
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "numpy",
+    "opencv-python",
+    "scikit-image",
+    "omegaconf",
+    "av",
+    "rich",
+    "safetensors",
+    "wandb",
+    "tensorboard",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+    from pathlib import Path
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    import stan
+    from stan.ops import backend
+
+    console = Console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("stan", f"{stan.__version__} at {Path(stan.__file__).parent}")
+    table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
+    for package in PACKAGES:
+        try:
+            table.add_row(package, version(package))
+        except PackageNotFoundError:
+            table.add_row(package, "not installed")
+    table.add_row("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            memory = properties.total_memory / 2**30
+            table.add_row(
+                f"cuda:{index}",
+                f"{properties.name}, {memory:.0f} GiB, sm_{properties.major}{properties.minor}",
+            )
+    else:
+        reason = (
+            "torch is a CPU build" if torch.version.cuda is None else f"torch has CUDA {torch.version.cuda}"
+        )
+        table.add_row("cuda", f"no device found ({reason})")
+    for label, text in backend.report().items():
+        table.add_row(label, str(text))
+    console.print(table)
+    return 0

@@ -1,0 +1,40 @@
+"""``stan finetune``: go on from a checkpoint at new noise levels or kinds."""
+
+from __future__ import annotations
+
+import argparse
+
+from stan.cli.common import add_config_arguments, load_config
+from stan.cli.train import report
+
+HELP = "go on from a checkpoint at new noise levels: stan finetune CONFIG checkpoint=FILE noise.sigma=70"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fine-tune and print what was gained and lost."""
+    config = load_config(args)
+    from rich.console import Console
+    from rich.table import Table
+
+    from stan.training import finetune
+
+    result, gains = finetune(config)
+    if gains:
+        table = Table("sigma", "level", "noisy", "before", "after", "change", title="Validation PSNR, dB")
+        for gain in gains:
+            change = gain.after - gain.before
+            table.add_row(
+                f"{gain.sigma:g}",
+                gain.origin,
+                f"{gain.psnr_noisy:.2f}",
+                f"{gain.before:.2f}",
+                f"{gain.after:.2f}",
+                f"[{'green' if change > 0 else 'red'}]{change:+.2f}",
+            )
+        Console().print(table)
+    return report(result)

@@ -1,0 +1,52 @@
+"""The configuration: typed dataclasses are the schema, YAML files and ``key=value`` words fill it in.
+
+``load("configs/train/davis_tiny.yaml", ["noise.sigma=50"])`` reads a file and those it includes, lays the
+words of the command line over it, checks every key, type and combination, and gives a :class:`Config`. A
+problem is one :class:`~stan.errors.ConfigError` line: key, value and the nearest valid name.
+"""
+
+from stan.config.loading import (
+    build,
+    builtin_configs,
+    check,
+    documented_keys,
+    from_dict,
+    load,
+    to_dict,
+    to_yaml,
+)
+from stan.config.schema import (
+    Config,
+    DataConfig,
+    EmaConfig,
+    EvaluationConfig,
+    FinetuneConfig,
+    LossConfig,
+    ModelConfig,
+    NoiseConfig,
+    OptimizerConfig,
+    TrainerConfig,
+    ValidationConfig,
+)
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "EmaConfig",
+    "EvaluationConfig",
+    "FinetuneConfig",
+    "LossConfig",
+    "ModelConfig",
+    "NoiseConfig",
+    "OptimizerConfig",
+    "TrainerConfig",
+    "ValidationConfig",
+    "build",
+    "builtin_configs",
+    "check",
+    "documented_keys",
+    "from_dict",
+    "load",
+    "to_dict",
+    "to_yaml",
+]

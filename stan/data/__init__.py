@@ -1,0 +1,21 @@
+"""Data sets, cache, sampling and noise. Nothing here needs a configuration: all takes plain arguments."""
+
+from __future__ import annotations
+
+from stan.data.cache import MappedClip, cached
+from stan.data.clips import Clip, FrameClip, TensorClip, VideoFileClip
+from stan.data.sampling import StepSampler, TrainingClips
+from stan.data.sources import SET8, open_clips
+
+__all__ = [
+    "SET8",
+    "Clip",
+    "FrameClip",
+    "MappedClip",
+    "StepSampler",
+    "TensorClip",
+    "TrainingClips",
+    "VideoFileClip",
+    "cached",
+    "open_clips",
+]

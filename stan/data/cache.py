@@ -1,0 +1,371 @@
+"""The decoded cache: every sequence once as uint8 in one file, which any number of processes map.
+
+A sequence's file is a plain `.npy` array `(T, 3, H, W)` beside a `.json` manifest. Planes lie apart so that a
+crop is copied row by row without shuffling channels. The file's name carries a fingerprint of what it was
+decoded from (names, sizes and modification times of the source files, and the downscaling), so a changed
+source never meets an old cache. Both files are written under a temporary name, and the manifest last: one
+that exists is complete.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import filelock
+import numpy as np
+import torch
+
+from stan.data.clips import Clip, TensorClip
+from stan.data.progress import frame_progress
+from stan.errors import ConfigError, DataError
+
+FOLDER_NAME = ".stan-cache"
+_FORMAT = 1
+
+
+class MappedClip(Clip):
+    """A sequence in a cache file. Processes share its memory; pickling it passes the path alone.
+
+    Args:
+        name: the sequence's name.
+        path: a `.npy` file, uint8 `(T, 3, H, W)`, that is not changed in place.
+        shape: the array's shape.
+        fps: frames per second, if known.
+    """
+
+    def __init__(
+        self, name: str, path: Path, shape: tuple[int, int, int, int], fps: float | None = None
+    ) -> None:
+        super().__init__(name, fps)
+        self.path = path
+        self.shape = shape
+        self._inode = path.stat().st_ino
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The frames' height and width."""
+        return self.shape[2], self.shape[3]
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(_map(self.path, self._inode)[start:stop]))
+
+    def crop(self, start: int, stop: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        """Read a box of space and time, and only that; see `Clip.crop`."""
+        self._check(start, stop)
+        self._check_box(top, left, height, width)
+        box = _map(self.path, self._inode)[start:stop, :, top : top + height, left : left + width]
+        return torch.from_numpy(np.array(box))
+
+
+@functools.lru_cache(maxsize=256)  # a map holds a file descriptor, of which a process may have about 1000
+def _map(path: Path, inode: int) -> np.ndarray:
+    """Map a file; `inode` tells it from an earlier one of the same name that has been replaced."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cache file {path} cannot be mapped ({error}): remove {path.parent}") from None
+
+
+def cached(
+    clips: Sequence[Clip],
+    cache: Path | str | None = None,
+    *,
+    downscale: int = 1,
+    progress: bool = True,
+) -> list[Clip]:
+    """Give the same clips mapped from the decoded cache; what is missing or out of date is decoded first.
+
+    Several processes may call this at once: one decodes a sequence, the others wait for it.
+
+    Args:
+        clips: sequences of `open_clips`. Those that are in memory or mapped already stay as they are.
+        cache: folder of the cache; None: see `cache_folders`.
+        downscale: shrink frames by this whole factor, averaging over squares (rows and columns that do not
+            fill a square are cut off at the bottom and the right).
+        progress: show a progress bar on standard error while decoding.
+
+    Raises:
+        ConfigError: downscale below 1.
+        DataError: a frame that is missing, damaged or of another size, or no room for the cache.
+    """
+    if downscale < 1:
+        raise ConfigError(f"data.downscale={downscale} must be a whole number from 1 up")
+    caches = [Cache.of(clip, cache) for clip in clips]
+    found = [c.find(clip, downscale) for c, clip in zip(caches, clips)]
+    missing = [i for i, clip in enumerate(found) if clip is None]
+    if missing:
+        check_room([clips[i] for i in missing], [caches[i] for i in missing], downscale)
+        frames = sum(len(clips[i]) for i in missing)
+        with frame_progress("decoding into the cache", frames, shown=progress) as advance:
+            for i in missing:
+                found[i] = caches[i].store(clips[i], downscale, advance)
+    return [clip for clip in found if clip is not None]
+
+
+def cache_folders(root: Path, given: Path | str | None = None) -> list[Path]:
+    """List the folders to look for a data set's cache in; new files go to the first.
+
+    Args:
+        root: the data set's folder.
+        given: use this folder and no other.
+
+    Returns:
+        `given`; else `<root>/.stan-cache` and `$XDG_CACHE_HOME/stan/<root's name>-<hash of its path>`, the
+        second first where the root is read-only (also by its mode alone: root may write anywhere, but should
+        not).
+    """
+    if given is not None:
+        return [Path(given).expanduser()]
+    beside = root / FOLDER_NAME
+    resolved = root.resolve()
+    mark = hashlib.sha256(str(resolved).encode()).hexdigest()[:8]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    user = home / "stan" / f"{_slug(resolved.name)}-{mark}"
+    place = beside if beside.is_dir() else root
+    writable = os.access(place, os.W_OK) and place.stat().st_mode & 0o222
+    return [beside, user] if writable else [user, beside]
+
+
+class Cache:
+    """Cache files in a folder.
+
+    Args:
+        folders: where to look; new files go to the first.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = list(folders)
+
+    @classmethod
+    def of(cls, clip: Clip, given: Path | str | None = None) -> Cache:
+        """The cache that a clip belongs to; see `cache_folders`."""
+        return cls(cache_folders(clip.root, given) if clip.root is not None else [])
+
+    def find(self, clip: Clip, downscale: int = 1, *, verify: bool = False) -> Clip | None:
+        """Find a clip's cache file that is complete and up to date, or None.
+
+        Args:
+            clip: a sequence; one that has no files comes back as it is, or shrunk in memory.
+            downscale: whole factor.
+            verify: read the file and compare its checksum, too.
+        """
+        if not clip.files:
+            return _shrunk_in_memory(clip, downscale) if downscale > 1 else clip
+        stem = _stem(clip, downscale)
+        for folder in self.folders:
+            manifest = _read_manifest(folder / f"{stem}.json")
+            if manifest is None:
+                continue
+            path = folder / f"{stem}.npy"
+            if not path.is_file() or path.stat().st_size != manifest["bytes"]:
+                continue
+            if verify and _payload_digest(path) != manifest["sha256"]:
+                continue
+            return MappedClip(clip.name, path, tuple(manifest["shape"]), manifest["fps"])
+        return None
+
+    def store(
+        self,
+        clip: Clip,
+        downscale: int = 1,
+        advance: Callable[[int], None] = lambda frames: None,
+        *,
+        again: bool = False,
+    ) -> Clip:
+        """Decode a clip into its cache file, unless another process has just done so, and map it.
+
+        Args:
+            clip: a sequence that has files.
+            downscale: whole factor.
+            advance: told how many frames have been done since the last call.
+            again: decode even if there is a file already.
+
+        Raises:
+            DataError: a damaged frame (JPEG data is checked twice, see `read_frame`), a frame of another
+                size, files that changed meanwhile, or a folder that cannot be written.
+        """
+        folder, stem = self.folders[0], _stem(clip, downscale)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder / f"{stem}.lock") as alone:
+                if not again and (done := self.find(clip, downscale)) is not None:
+                    advance(len(clip))
+                    return done
+                if alone:
+                    for leftover in folder.glob(f"{stem}.*.tmp"):
+                        leftover.unlink(missing_ok=True)
+                self._write(clip, downscale, folder, stem, advance)
+                if alone:
+                    _remove_outdated(folder, clip, downscale, keep=stem)
+        except PermissionError as error:
+            raise DataError(
+                f"the cache {folder} cannot be written ({error.strerror}): set data.cache to another folder"
+            ) from None
+        done = self.find(clip, downscale)
+        if done is None:
+            raise DataError(f"the files of sequence {clip.name!r} changed while they were read: try again")
+        return done
+
+    def _write(
+        self, clip: Clip, downscale: int, folder: Path, stem: str, advance: Callable[[int], None]
+    ) -> None:
+        height, width = (side // downscale for side in clip.size)
+        if not (height and width):
+            raise DataError(
+                f"data.downscale={downscale} leaves nothing of sequence {clip.name!r}, "
+                f"{clip.size[1]}x{clip.size[0]}"
+            )
+        shape = (len(clip), 3, height, width)
+        path = folder / f"{stem}.npy"
+        digest = hashlib.sha256()
+        # Plain writes, not a map: a full disk is then an error that can be told, not a bus error.
+        with _temporary(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for image in clip.decode():  # (H, W, 3)
+                planes = np.ascontiguousarray(shrink(image, downscale).transpose(2, 0, 1)).data
+                digest.update(planes)
+                file.write(planes)
+                advance(1)
+            file.flush()
+            os.fsync(file.fileno())
+        manifest = {
+            "format": _FORMAT,
+            "name": clip.name,
+            "fps": clip.fps,
+            "shape": shape,
+            "downscale": downscale,
+            "sha256": digest.hexdigest(),
+            "bytes": path.stat().st_size,
+            "source": str(_source(clip)),
+            "files": _fingerprint(clip),
+            "opencv": cv2.__version__,
+        }
+        with _temporary(folder / f"{stem}.json") as temporary:
+            temporary.write_text(json.dumps(manifest))
+
+
+def shrink(image: np.ndarray, factor: int) -> np.ndarray:
+    """Average `(H, W, 3)` uint8 over squares of factor x factor; what does not fill a square is cut off."""
+    if factor == 1:
+        return image
+    height, width = (side // factor for side in image.shape[:2])
+    whole = image[: height * factor, : width * factor]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def check_room(clips: Sequence[Clip], caches: Sequence[Cache], downscale: int = 1) -> None:
+    """Raise a DataError if the clips' decoded frames do not fit on the disk of their caches."""
+    needs: dict[Path, int] = {}
+    for clip, cache in zip(clips, caches):
+        height, width = clip.size
+        folder = cache.folders[0]
+        needs[folder] = needs.get(folder, 0) + len(clip) * 3 * (height // downscale) * (width // downscale)
+    for folder, need in needs.items():
+        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        free = shutil.disk_usage(there).free
+        if need > free:
+            raise DataError(
+                f"the decoded cache needs {need / 1e9:.2f} GB in {folder}, with {free / 1e9:.2f} GB free: "
+                "make room, or set data.cache to a folder elsewhere"
+            )
+
+
+def _stem(clip: Clip, downscale: int) -> str:
+    text = json.dumps([_FORMAT, clip.name, downscale, _fingerprint(clip)])
+    return f"{_slug(clip.name)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _fingerprint(clip: Clip) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for path in clip.files:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"frame {path} cannot be read: {error.strerror}") from None
+        rows.append([path.name, status.st_size, status.st_mtime_ns])
+    return rows
+
+
+def _source(clip: Clip) -> Path:
+    return (clip.files[0].parent if len(clip.files) > 1 else clip.files[0]).resolve()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)[:80]
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == _FORMAT else None
+
+
+def _payload_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _remove_outdated(folder: Path, clip: Clip, downscale: int, keep: str) -> None:
+    """Remove files made from an earlier state of the same source. Processes that map them keep them."""
+    for path in folder.glob(f"{_slug(clip.name)}-*.json"):
+        manifest = _read_manifest(path)
+        if manifest is None or path.stem == keep:
+            continue
+        if manifest["source"] == str(_source(clip)) and manifest["downscale"] == downscale:
+            for suffix in (".json", ".npy", ".lock"):
+                path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; renamed to it at the end, removed on error."""
+    temporary = path.with_name(f"{path.stem}.{socket.gethostname()}-{os.getpid()}{path.suffix}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock; yields False on a file system without locks, where processes may repeat work."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire()
+    except PermissionError:
+        raise
+    except (NotImplementedError, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _shrunk_in_memory(clip: Clip, downscale: int) -> Clip:
+    frames = np.stack([shrink(image, downscale).transpose(2, 0, 1) for image in clip.decode()])
+    return TensorClip(clip.name, torch.from_numpy(frames), clip.fps)

@@ -1,0 +1,235 @@
+"""Clips: one sequence of frames, wherever it comes from, read as uint8 tensors."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stan.data.frames import read_frame
+from stan.errors import DataError
+
+
+class Clip(ABC):
+    """One sequence of equally sized RGB frames.
+
+    Attributes:
+        name: the sequence's name; evaluation noise is drawn from it.
+        fps: frames per second, or None where the source does not say (folders of images).
+        root: folder of the data set that it belongs to, or None for a clip that is not read from files.
+    """
+
+    def __init__(self, name: str, fps: float | None = None, root: Path | None = None) -> None:
+        self.name = name
+        self.fps = fps
+        self.root = root
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Count the frames."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """The frames' height and width."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it is decoded from; none for a clip that is in memory or mapped already."""
+        return []
+
+    def decode(self) -> Iterator[np.ndarray]:
+        """Decode all frames in order, `(H, W, 3)` uint8 each, with all checks that the source has.
+
+        Raises:
+            DataError: a frame that is missing, damaged or of another size; names the file.
+        """
+        for start in range(0, len(self), 8):
+            for frame in self.read(start, min(start + 8, len(self))):
+                yield frame.permute(1, 2, 0).numpy()
+
+    @abstractmethod
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        """Read frames `start` to `stop`, both already checked, `start < stop`."""
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Read frames `start` to `stop` (exclusive; None: to the end).
+
+        Returns:
+            `(stop - start, 3, H, W)` uint8, the caller's own to change.
+
+        Raises:
+            IndexError: not `0 <= start <= stop <= len(clip)`.
+            DataError: a frame that is missing, damaged or of another size; names the file.
+        """
+        stop = self._check(start, stop)
+        if start == stop:
+            return torch.empty((0, 3, *self.size), dtype=torch.uint8)
+        return self._read(start, stop)
+
+    def crop(self, start: int, stop: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        """Read a box of space and time: `(stop - start, 3, height, width)` uint8, the caller's own to change.
+
+        Raises:
+            IndexError: a box that is not inside the clip.
+        """
+        self._check(start, stop)
+        self._check_box(top, left, height, width)
+        return self.read(start, stop)[:, :, top : top + height, left : left + width].contiguous()
+
+    def _check(self, start: int, stop: int | None) -> int:
+        stop = len(self) if stop is None else stop
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(
+                f"frames {start} to {stop} are not inside clip {self.name!r} of {len(self)} frames"
+            )
+        return stop
+
+    def _check_box(self, top: int, left: int, height: int, width: int) -> None:
+        full_height, full_width = self.size
+        if not (0 <= top <= top + height <= full_height and 0 <= left <= left + width <= full_width):
+            raise IndexError(
+                f"crop {width}x{height} at ({left}, {top}) is not inside clip {self.name!r} "
+                f"of {full_width}x{full_height}"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self)} frames)"
+
+
+class FrameClip(Clip):
+    """A sequence of image files.
+
+    Args:
+        name: the sequence's name.
+        paths: the frames in order, at least one.
+        root: folder of the data set; None: the frames' own folder.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path], root: Path | None = None) -> None:
+        if not paths:
+            raise DataError(f"sequence {name!r} has no frames")
+        super().__init__(name, root=root or paths[0].parent)
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def files(self) -> list[Path]:
+        """The frames' files."""
+        return self.paths
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """The height and width of the first frame."""
+        height, width, _ = read_frame(self.paths[0]).shape
+        return height, width
+
+    def frame(self, index: int, *, strict: bool = False) -> np.ndarray:
+        """Decode one frame, `(H, W, 3)` uint8 RGB, and check that it has the first one's size.
+
+        Args:
+            index: which frame.
+            strict: look for damage inside JPEG data too; see `stan.data.frames.read_frame`.
+        """
+        image = read_frame(self.paths[index], strict=strict)
+        height, width = self.size
+        if image.shape[:2] != (height, width):
+            raise DataError(
+                f"frame {self.paths[index]} is {image.shape[1]}x{image.shape[0]}, but sequence {self.name!r} "
+                f"begins with {width}x{height}: all frames of a sequence must have one size"
+            )
+        return image
+
+    def decode(self) -> Iterator[np.ndarray]:
+        """Decode all frames with a few threads, JPEG data checked twice; see `Clip.decode`."""
+        _ = self.size  # before the threads
+        workers = min(8, os.cpu_count() or 1)
+        with ThreadPoolExecutor(workers) as pool:
+            for start in range(0, len(self), 4 * workers):
+                some = range(start, min(start + 4 * workers, len(self)))
+                yield from pool.map(lambda i: self.frame(i, strict=True), some)
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        out = np.empty((stop - start, 3, *self.size), dtype=np.uint8)
+        for i in range(start, stop):
+            out[i - start] = self.frame(i).transpose(2, 0, 1)
+        return torch.from_numpy(out)
+
+
+class TensorClip(Clip):
+    """A sequence that is in memory already.
+
+    Args:
+        name: the sequence's name.
+        frames: `(T, 3, H, W)` uint8, T at least 1; not copied.
+        fps: frames per second, if known.
+    """
+
+    def __init__(self, name: str, frames: torch.Tensor, fps: float | None = None) -> None:
+        super().__init__(name, fps)
+        if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[1] != 3 or not len(frames):
+            raise DataError(
+                f"clip {name!r} needs uint8 frames (T, 3, H, W) with T >= 1, "
+                f"got {frames.dtype} {tuple(frames.shape)}"
+            )
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The frames' height and width."""
+        return self.frames.shape[-2], self.frames.shape[-1]
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        return self.frames[start:stop].clone()
+
+    def crop(self, start: int, stop: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
+        """Read a box of space and time; see `Clip.crop`."""
+        self._check(start, stop)
+        self._check_box(top, left, height, width)
+        return self.frames[start:stop, :, top : top + height, left : left + width].clone()
+
+
+class VideoFileClip(Clip):
+    """A video file; frames as coded, without the turn that a player would apply.
+
+    Args:
+        path: a file that FFmpeg can read.
+        root: folder of the data set; None: the file's own folder.
+
+    Raises:
+        VideoError: not a video, no frames, or damaged.
+    """
+
+    def __init__(self, path: Path, root: Path | None = None) -> None:
+        from stan.data.video import VideoClip  # here, so that reading images does not load FFmpeg
+
+        self.path = path
+        self.video = VideoClip(path)
+        super().__init__(self.video.name, self.video.fps, root or path.parent)
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The frames' height and width."""
+        return self.video.size
+
+    @property
+    def files(self) -> list[Path]:
+        """The video file."""
+        return [self.path]
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        return self.video.read(start, stop)

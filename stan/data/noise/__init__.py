@@ -1,0 +1,25 @@
+"""Noise: kinds by name, levels as people write them, and random numbers from keys.
+
+noise = build("gaussian")
+sigma = parse_sigma("0..50").draw(random, batch)      # 8-bit units, one a clip
+noisy = noise(clean, sigma, TorchRandom(device, seed, step, rank))
+"""
+
+from __future__ import annotations
+
+from stan.data.noise.kinds import Noise, build, names
+from stan.data.noise.random import Key, NumpyRandom, Random, TorchRandom, entropy
+from stan.data.noise.sigma import SigmaRange, parse_sigma
+
+__all__ = [
+    "Key",
+    "Noise",
+    "NumpyRandom",
+    "Random",
+    "SigmaRange",
+    "TorchRandom",
+    "build",
+    "entropy",
+    "names",
+    "parse_sigma",
+]

@@ -1,0 +1,281 @@
+"""Kinds of noise, each set by one level: sigma, a standard deviation in 8-bit units.
+
+Where the standard deviation depends on the signal (`poisson`, `poisson_gaussian`), sigma is its value at mid
+grey (0.5). The variance of these kinds grows linearly with the signal (Foi, Trimeche, Katkovnik and
+Egiazarian, "Practical Poissonian-Gaussian noise modeling and fitting for single-image raw-data", IEEE TIP
+2008), so a clip whose mean level is mid grey gets noise of that standard deviation overall, and levels
+compare across kinds. A level tied to the mean of the clip at hand would change from crop to crop.
+
+Every kind works on any device. Arithmetic is limited to single additions, products, quotients, roots and
+roundings, which IEEE 754 fixes to the last bit: with `NumpyRandom` the noisy video is the same bits on every
+machine and device.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+
+from stan.data.noise.random import Random
+from stan.errors import ConfigError
+
+
+class Noise(ABC):
+    """Makes a clean video noisy: `noise(clean, sigma, random)`.
+
+    Attributes:
+        kind: the name `build` knows it by.
+        settings: what `build(kind, **settings)` needs to make it again.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, **settings: float) -> None:
+        self.settings = settings
+
+    def __call__(self, clean: torch.Tensor, sigma: float | torch.Tensor, random: Random) -> torch.Tensor:
+        """Add noise.
+
+        Args:
+            clean: `(..., T, 3, H, W)`, floating point, [0, 1]; the sum is made in float32.
+            sigma: level in 8-bit units; a number, or a tensor whose axes are the first ones of `clean`: `()`,
+                `(B,)` or `(B, T)`. Level 0 gives the clean video back (rounded or clipped where the kind does
+                so).
+            random: source of random numbers; its draws go on where the last call stopped. A clip given in
+                pieces along time gets the same noise as in one call.
+
+        Returns:
+            The noisy video in the shape, type and device of `clean`; outside [0, 1] where the noise takes it
+            there, unless the kind clips.
+
+        Raises:
+            TypeError: `clean` is not floating point.
+            ValueError: a negative or NaN level, or a tensor of levels that does not fit `clean`.
+        """
+        _check(clean)
+        std = _spread(sigma, clean)
+        # A number is divided in double precision and then rounded: what others will do who follow the page.
+        std = std * (1 / 255) if isinstance(sigma, torch.Tensor) else torch.full_like(std, sigma / 255)
+        return self._add(clean.float(), std, random).to(clean.dtype)
+
+    def level_map(self, video: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Give the standard deviation that each pixel's noise has, before any clipping and rounding.
+
+        Args:
+            video: `(..., T, 3, H, W)`, [0, 1]: the clean video for the true map, the noisy one for an
+                estimate of it (values are clamped to [0, 1] first).
+            sigma: as for the call.
+
+        Returns:
+            `(..., T, 1, H, W)` float32, 8-bit units: the root mean square over the three channels.
+        """
+        _check(video)
+        level = _spread(sigma, video)
+        gain = self._relative_variance(video.float().clamp(0, 1).mean(dim=-3, keepdim=True)).sqrt()
+        return (level * gain).expand_as(gain)
+
+    @abstractmethod
+    def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
+        """Add noise of standard deviation `std` (value units [0, 1], broadcasts to `clean`)."""
+
+    def _relative_variance(self, clean: torch.Tensor) -> torch.Tensor:
+        """Give the variance at each value as a multiple of sigma squared."""
+        return torch.ones_like(clean)
+
+    def __repr__(self) -> str:
+        inner = ", ".join([repr(self.kind), *(f"{name}={value:g}" for name, value in self.settings.items())])
+        return f"noise.build({inner})"
+
+
+class Gaussian(Noise):
+    """White Gaussian noise, independent for every frame, pixel and channel; the noise of published tables.
+
+    Neither clipped nor rounded.
+    """
+
+    kind = "gaussian"
+
+    def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
+        return clean + _normal(clean, random) * std
+
+
+class ClippedGaussian(Gaussian):
+    """White Gaussian noise, then clipped to [0, 1]; sigma is the standard deviation before clipping."""
+
+    kind = "gaussian_clipped"
+
+    def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
+        return super()._add(clean, std, random).clamp(0, 1)
+
+
+class RoundedGaussian(ClippedGaussian):
+    """White Gaussian noise, clipped to [0, 1] and rounded to 8 bits: what a noisy file on disk holds."""
+
+    kind = "gaussian_rounded"
+
+    def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
+        levels = (super()._add(clean, std, random) * 255).round()
+        # A quotient of tensors: CUDA replaces division by a number with a product, which is off by the last
+        # bit.
+        return levels / torch.full_like(levels[..., :1], 255)
+
+
+class CorrelatedGaussian(Noise):
+    """Spatially correlated Gaussian noise: white noise blurred within each frame and channel, then scaled
+    back to sigma.
+
+    Denoising in a camera, demosaicing and resizing leave noise of this sort. Two pixels at distance d have
+    correlation exp(-d^2 / (4 blur^2)). The statistics are the same up to the border.
+
+    Args:
+        blur: standard deviation of the Gaussian kernel in pixels, [0, 10]; 0 is white noise.
+    """
+
+    kind = "correlated"
+
+    def __init__(self, blur: float = 1.0) -> None:
+        if not 0 <= blur <= 10:
+            raise ConfigError(f"noise blur={blur} is out of range: pixels from 0 to 10")
+        super().__init__(blur=blur)
+        self.taps = _gaussian_taps(blur)
+
+    def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
+        reach = len(self.taps) - 1
+        *lead, height, width = clean.shape
+        white = random.normal((*lead, height + reach, width + reach)).to(clean.device)
+        # Sums in a fixed order instead of a convolution, whose order depends on the machine.
+        rows = white[..., :height, :] * self.taps[0]
+        for i, tap in enumerate(self.taps[1:], 1):
+            rows = rows + white[..., i : i + height, :] * tap
+        noise = rows[..., :width] * self.taps[0]
+        for i, tap in enumerate(self.taps[1:], 1):
+            noise = noise + rows[..., i : i + width] * tap
+        return clean + noise * std
+
+
+class PoissonGaussian(Noise):
+    """Shot noise plus read noise: gain * Poisson(clean / gain) + Gaussian, of variance `a * clean + b` (Foi
+    et al. 2008).
+
+    With s = sigma / 255, the gain is a = 2 * shot * s^2 and the read variance b = (1 - shot) * s^2, so that
+    the variance at mid grey is s^2.
+
+    Args:
+        shot: share of the variance at mid grey that is shot noise, [0, 1].
+    """
+
+    kind = "poisson_gaussian"
+
+    def __init__(self, shot: float = 0.5) -> None:
+        if not 0 <= shot <= 1:
+            raise ConfigError(f"noise shot={shot} is out of range: a share from 0 to 1")
+        super().__init__(shot=shot)
+        self.shot = shot
+
+    def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
+        # Two streams, so that a clip given in pieces gets the same noise as in one call.
+        noisy = clean
+        if self.shot > 0:
+            noisy = _shot(clean, std * std * (2 * self.shot), random.stream("shot"))
+        if self.shot < 1:
+            read = (std * std * (1 - self.shot)).sqrt()
+            noisy = noisy + _normal(clean, random.stream("read")) * read
+        return noisy
+
+    def _relative_variance(self, clean: torch.Tensor) -> torch.Tensor:
+        return 2 * self.shot * clean + (1 - self.shot)
+
+
+class Poisson(PoissonGaussian):
+    """Shot noise alone: photon counts, scaled back to [0, 1]; sigma 30 is 36 photons at white."""
+
+    kind = "poisson"
+
+    def __init__(self) -> None:
+        super().__init__(shot=1.0)
+        self.settings = {}
+
+
+_KINDS: dict[str, type[Noise]] = {
+    cls.kind: cls
+    for cls in (Gaussian, ClippedGaussian, RoundedGaussian, Poisson, PoissonGaussian, CorrelatedGaussian)
+}
+
+
+def names() -> list[str]:
+    """List the kinds of noise that `build` knows."""
+    return list(_KINDS)
+
+
+def build(kind: str, **settings: Any) -> Noise:
+    """Make a kind of noise by name.
+
+    Args:
+        kind: `gaussian`, `gaussian_clipped`, `gaussian_rounded`, `poisson`, `poisson_gaussian` or
+        `correlated`.
+        settings: `shot` for `poisson_gaussian`, `blur` for `correlated`; the other kinds have none.
+
+    Raises:
+        ConfigError: an unknown kind or setting, or a value that is out of range.
+    """
+    if kind not in _KINDS:
+        near = difflib.get_close_matches(str(kind), _KINDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"unknown noise kind {kind!r}: {hint}Known are {', '.join(_KINDS)}")
+    cls = _KINDS[kind]
+    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "settings")]
+    for name, value in settings.items():
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"noise kind {kind!r} has no setting {name!r}: {has}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"noise {name}={value!r} is not a number")
+    return cls(**settings)
+
+
+def _check(video: torch.Tensor) -> None:
+    if not video.is_floating_point():
+        raise TypeError(f"noise needs a floating point video in [0, 1], got {video.dtype}")
+    if video.dim() < 4 or video.shape[-3] != 3:
+        raise ValueError(f"noise needs a video (..., T, 3, H, W), got shape {tuple(video.shape)}")
+
+
+def _spread(level: float | torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+    """Check a level and give it as a float32 tensor on the video's device that broadcasts to the video."""
+    if not isinstance(level, torch.Tensor):
+        if not (math.isfinite(level) and level >= 0):
+            raise ValueError(f"sigma must be a level from 0 up in 8-bit units, got {level}")
+        return torch.tensor(level, dtype=torch.float32, device=video.device)
+    if level.dim() > 0 and level.shape != video.shape[: level.dim()]:
+        raise ValueError(f"sigma of shape {tuple(level.shape)} does not fit a video {tuple(video.shape)}")
+    level = level.to(video.device, torch.float32)
+    return level.reshape(level.shape + (1,) * (video.dim() - level.dim()))  # (B, 1, 1, 1, 1)
+
+
+def _normal(like: torch.Tensor, random: Random) -> torch.Tensor:
+    return random.normal(like.shape).to(like.device)
+
+
+def _shot(clean: torch.Tensor, gain: torch.Tensor, random: Random) -> torch.Tensor:
+    """Count photons, clean / gain of them on average, times gain; a gain of 0 means no noise."""
+    silent = gain == 0
+    rate = clean.clamp(min=0) / torch.where(silent, torch.ones_like(gain), gain)
+    counts = random.poisson(rate).to(clean.device)
+    return torch.where(silent, clean, counts * gain)
+
+
+def _gaussian_taps(blur: float) -> list[float]:
+    """Taps of a Gaussian kernel, cut at 4 standard deviations, whose squares sum to one: white noise keeps
+    its variance.
+
+    Rounded to 12 digits, beyond which C libraries may differ.
+    """
+    reach = math.ceil(4 * blur)
+    taps = [math.exp(-0.5 * (i / blur) ** 2) if blur else 1.0 for i in range(-reach, reach + 1)]
+    norm = math.sqrt(math.fsum(tap * tap for tap in taps))
+    return [round(tap / norm, 12) for tap in taps]

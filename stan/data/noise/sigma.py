@@ -1,0 +1,107 @@
+"""Noise levels as people write them: one number, a list, or a range."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from stan.data.noise.random import Random
+from stan.errors import ConfigError
+
+_NUMBER = r"\d+(?:\.\d*)?|\.\d+"
+_RANGE = re.compile(rf"\s*({_NUMBER})\s*\.\.\s*({_NUMBER})\s*")
+_LOOKS_LIKE_RANGE = re.compile(rf"\s*({_NUMBER})\s*(?:-|:|,|to|\.\.\.)\s*({_NUMBER})\s*")
+_WAY_OUT = "write a number (30), a list ([10, 30, 50]) or a range (0..50), in 8-bit units from 0 to 255"
+
+
+@dataclass(frozen=True)
+class SigmaRange:
+    """The noise levels to draw from, in 8-bit units: a continuous range, or a list of levels taken with equal
+    chance.
+
+    Attributes:
+        low, high: smallest and largest level.
+        levels: the listed levels, or None for a continuous range. A single number is a list of one.
+    """
+
+    low: float
+    high: float
+    levels: tuple[float, ...] | None = None
+
+    def draw(self, random: Random, n: int) -> torch.Tensor:
+        """Draw n levels: `(n,)` float32 in 8-bit units, on the device of `random`."""
+        u = random.uniform((n,))
+        if self.levels is None:
+            return self.low + (self.high - self.low) * u
+        levels = torch.tensor(self.levels, dtype=torch.float32, device=u.device)
+        return levels[(u * len(self.levels)).long().clamp_(max=len(self.levels) - 1)]
+
+    def __contains__(self, sigma: float) -> bool:
+        """Whether a level lies between `low` and `high` (levels between listed ones count as covered)."""
+        return self.low <= sigma <= self.high
+
+    def __str__(self) -> str:
+        """Spell the levels so that `parse_sigma` reads them back."""
+        if self.levels is None:
+            return f"{self.low:g}..{self.high:g}"
+        if len(self.levels) == 1:
+            return f"{self.low:g}"
+        return "[" + ", ".join(f"{level:g}" for level in self.levels) + "]"
+
+
+def parse_sigma(value: float | str | Sequence[float | str] | SigmaRange) -> SigmaRange:
+    """Read a noise level setting.
+
+    Args:
+        value: a number (`30`), a list of levels to choose from (`[10, 30, 50]`) or a range to draw from
+            evenly (`"0..50"`); strings that hold a number or a bracketed list count as such. 8-bit units, [0,
+            255].
+
+    Returns:
+        The levels, ready to draw from.
+
+    Raises:
+        ConfigError: not one of these, out of [0, 255], or a range whose ends are the wrong way round.
+    """
+    if isinstance(value, SigmaRange):
+        return value
+    if isinstance(value, str):
+        return _parse_text(value)
+    if isinstance(value, Sequence):
+        if not value:
+            raise ConfigError(f"noise.sigma is an empty list: {_WAY_OUT}")
+        levels = tuple(_level(item, value) for item in value)
+        return SigmaRange(min(levels), max(levels), levels)
+    level = _level(value, value)
+    return SigmaRange(level, level, (level,))
+
+
+def _parse_text(text: str) -> SigmaRange:
+    if match := _RANGE.fullmatch(text):
+        low, high = (_level(end, text) for end in match.groups())
+        if low > high:
+            raise ConfigError(f"noise.sigma={text!r} runs from high to low: write {high:g}..{low:g}")
+        return SigmaRange(low, high, (low,) if low == high else None)
+    if match := _LOOKS_LIKE_RANGE.fullmatch(text):
+        raise ConfigError(f"noise.sigma={text!r} is not understood: write {match[1]}..{match[2]} for a range")
+    stripped = text.strip()
+    if stripped.startswith("[") and stripped.endswith("]"):
+        return parse_sigma([item for item in stripped[1:-1].split(",") if item.strip()])
+    level = _level(text, text)
+    return SigmaRange(level, level, (level,))
+
+
+def _level(item: object, whole: object) -> float:
+    if isinstance(item, bool) or not isinstance(item, (int, float, str)):
+        raise ConfigError(f"noise.sigma={whole!r} is not understood: {_WAY_OUT}")
+    try:
+        level = float(item)
+    except ValueError:
+        raise ConfigError(f"noise.sigma={whole!r} is not understood: {_WAY_OUT}") from None
+    if not (math.isfinite(level) and 0 <= level <= 255):
+        raise ConfigError(f"noise.sigma={whole!r} is out of range: levels are in 8-bit units from 0 to 255")
+    return level

@@ -1,0 +1,294 @@
+"""Data sets in the layouts that their authors gave them, opened as clips."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from stan.data.clips import Clip, FrameClip, VideoFileClip
+from stan.data.frames import is_image, natural_key
+from stan.errors import ConfigError, DataError
+
+SET8 = (
+    "tractor",
+    "touchdown",
+    "park_joy",
+    "sunflower",
+    "hypersmooth",
+    "motorbike",
+    "rafting",
+    "snowboard",
+)
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".y4m", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"}
+)
+_DAVIS_FRAMES = Path("JPEGImages/480p")
+_DAVIS_LISTS = Path("ImageSets/2017")
+_DAVIS_LAYOUT = "JPEGImages/480p/<sequence>/<00000>.jpg and ImageSets/2017/<split>.txt"
+
+
+def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Clip]:
+    """Open the sequences of a data set. Nothing is decoded yet.
+
+    Args:
+        kind: the layout:
+            `davis`: JPEGImages/480p/<sequence>/<00000>.jpg and ImageSets/2017/<split>.txt under `root`;
+            `set8`: a folder of PNG frames for each of the eight sequences;
+            `folder`: a folder of frames, or of such folders and video files;
+            `video`: a video file, or a folder of them.
+        root: the data set's folder (for `video` also a file).
+        split: the sequences to open, in the order of the list. `davis`: the name of a list in
+            ImageSets/2017 (`train`, `val`, `test-dev`, or any file that lies there); `trainval` stands for
+            `train` and `val` together unless there is such a list. Other kinds: a list in `root`. For all
+            kinds also the path of a text file. None: every sequence, by name.
+
+    Returns:
+        At least one clip.
+
+    Raises:
+        ConfigError: an unknown kind.
+        DataError: a root that is missing, empty or laid out differently, or sequences that are missing. Says
+            what was found, what was expected, and the nearest place that fits.
+    """
+    openers: dict[str, Callable[[Path, str | None], list[Clip]]] = {
+        "davis": _open_davis,
+        "set8": _open_set8,
+        "folder": _open_folder,
+        "video": _open_video,
+    }
+    if kind not in openers:
+        near = difflib.get_close_matches(str(kind), openers, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"unknown data kind {kind!r}: {hint}Known are {', '.join(openers)}")
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise DataError(f"data root {root} does not exist{_nearest(root)}")
+    if not root.is_dir() and kind != "video":
+        raise DataError(f"data root {root} is a file: {kind!r} needs a folder")
+    try:
+        return openers[kind](root, split)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} cannot be read: permission denied") from None
+
+
+def _open_davis(root: Path, split: str | None) -> list[Clip]:
+    frames = root / _DAVIS_FRAMES
+    if not frames.is_dir():
+        raise DataError(_wrong_davis_layout(root))
+    found = {folder.name: folder for folder in _folders(frames)}
+    if not found:
+        raise DataError(f"{frames} holds no sequences: expected a folder of JPEG frames for each")
+    names = sorted(found) if split is None else _davis_split(root, split)
+    _require(names, found, f"{frames} (split {split!r})")
+    return [_davis_clip(found[name], root) for name in names]
+
+
+def _davis_clip(folder: Path, root: Path) -> Clip:
+    paths = _images(folder)
+    if not paths:
+        raise DataError(f"sequence {folder} has no frames: {_found_in(folder)}")
+    numbers = [path.stem for path in paths]
+    # A frame that is missing would pass for fast motion, so a gap in the numbers is an error.
+    for i, number in enumerate(numbers):
+        if not number.isdigit() or int(number) != int(numbers[0]) + i:
+            missing = f"{int(numbers[0]) + i:0{len(numbers[0])}d}" if numbers[0].isdigit() else "00000"
+            raise DataError(f"sequence {folder}: expected frame {missing}, found {paths[i].name}")
+    return FrameClip(folder.name, paths, root)
+
+
+def _davis_split(root: Path, split: str) -> list[str]:
+    lists = root / _DAVIS_LISTS
+    if (path := _list_path(split, lists)) is not None:
+        return read_list(path)
+    if split == "trainval":
+        parts = [name for name in ("train", "val") if (lists / f"{name}.txt").is_file()]
+        if len(parts) == 2:
+            return list(dict.fromkeys(n for part in parts for n in read_list(lists / f"{part}.txt")))
+    raise DataError(_no_split(split, lists, extra=["trainval"]))
+
+
+def _wrong_davis_layout(root: Path) -> str:
+    """Say what is there instead of the DAVIS layout, and where the layout is, if near."""
+    if not any(root.iterdir()):
+        return f"data root {root} is empty: {_DAVIS_LAYOUT} expected (stan prepare davis --root {root})"
+    for parent in list(root.resolve().parents)[:4]:
+        if (parent / _DAVIS_FRAMES).is_dir():
+            return f"data root {root} is inside a DAVIS folder: use its top, {parent}"
+    for child in _folders(root):
+        for place in (child, *_folders(child)):
+            if (place / _DAVIS_FRAMES).is_dir():
+                return f"data root {root} is above the DAVIS folder: use {place}"
+    if (root / "JPEGImages").is_dir():
+        other = ", ".join(folder.name for folder in _folders(root / "JPEGImages")) or "nothing"
+        return f"data root {root} has JPEGImages with {other}: the 480p version of DAVIS is needed"
+    return f"data root {root} is not laid out as DAVIS ({_DAVIS_LAYOUT}): {_found_in(root)}"
+
+
+def _open_set8(root: Path, split: str | None) -> list[Clip]:
+    found: dict[str, Path] = {}
+    for folder in _folders(root):
+        name = set8_name(folder.name)
+        if name is not None:
+            found.setdefault(name, folder)
+    if not found:
+        for place in (root.parent, *_folders(root)):
+            if sum((place / name).is_dir() for name in SET8) >= 2:
+                raise DataError(f"data root {root} is not laid out as Set8: use {place}")
+        raise DataError(
+            f"data root {root} is not laid out as Set8 (a folder of PNG frames for each of "
+            f"{', '.join(SET8)}): {_found_in(root)}"
+        )
+    names = list(SET8) if split is None else _root_split(root, split)
+    _require(names, found, str(root))
+    return [_frame_clip(name, found[name], root) for name in names]
+
+
+def set8_name(folder: str) -> str | None:
+    """Give the Set8 sequence that a folder's name stands for (`park_joy`, `Park-Joy_540p`), or None."""
+    plain = folder.lower().replace("-", "_")
+    return next((name for name in SET8 if plain == name or plain.startswith(f"{name}_")), None)
+
+
+def _open_folder(root: Path, split: str | None) -> list[Clip]:
+    own = _images(root)
+    folders = [folder for folder in _folders(root) if _images(folder)]
+    videos = _videos(root)
+    if own and (folders or videos):
+        other = (folders + videos)[0].name
+        raise DataError(
+            f"data root {root} holds frames ({own[0].name}) beside sequences ({other}): separate them"
+        )
+    if own:
+        if split is not None:
+            raise DataError(f"data root {root} is one sequence of frames, so split {split!r} has no meaning")
+        return [FrameClip(root.resolve().name, own, root)]
+    found: dict[str, Path] = {}
+    for path in sorted(folders + videos, key=natural_key):
+        name = path.name if path.is_dir() else path.stem
+        if name in found:
+            raise DataError(
+                f"data root {root}: {found[name].name} and {path.name} are both sequence {name!r}"
+            )
+        found[name] = path
+    if not found:
+        deeper = next((f for folder in _folders(root) for f in _folders(folder) if _images(f)), None)
+        hint = f", but {deeper.parent} holds such folders" if deeper else ""
+        if (root / _DAVIS_FRAMES).is_dir():
+            hint = ", but is laid out as DAVIS: use kind 'davis'"
+        raise DataError(
+            f"data root {root} has neither frames, folders of frames nor videos{hint}: {_found_in(root)}"
+        )
+    names = list(found) if split is None else _root_split(root, split)
+    _require(names, found, str(root))
+    return [
+        _frame_clip(name, found[name], root) if found[name].is_dir() else VideoFileClip(found[name], root)
+        for name in names
+    ]
+
+
+def _open_video(root: Path, split: str | None) -> list[Clip]:
+    if root.is_file():
+        return [VideoFileClip(root)]
+    found = {path.stem: path for path in _videos(root)}
+    if not found:
+        raise DataError(f"data root {root} has no video files: {_found_in(root)}")
+    names = list(found) if split is None else _root_split(root, split)
+    _require(names, found, str(root))
+    return [VideoFileClip(found[name], root) for name in names]
+
+
+def _frame_clip(name: str, folder: Path, root: Path) -> Clip:
+    paths = _images(folder)
+    if not paths:
+        raise DataError(f"sequence {folder} has no frames: {_found_in(folder)}")
+    return FrameClip(name, paths, root)
+
+
+def read_list(path: Path) -> list[str]:
+    """Read a split list: one sequence name a line; blank lines and lines that begin with # are left out.
+
+    Raises:
+        DataError: no names, a name twice, or a name that is a path.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"split list {path} cannot be read: {error}") from None
+    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not names:
+        raise DataError(f"split list {path} is empty: one sequence name a line is expected")
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise DataError(f"split list {path} has {name!r} twice")
+        if Path(name).name != name or name in (".", ".."):
+            raise DataError(f"split list {path} has {name!r}: expected the name of a sequence, not a path")
+    return names
+
+
+def _root_split(root: Path, split: str) -> list[str]:
+    path = _list_path(split, root)
+    if path is None:
+        raise DataError(_no_split(split, root))
+    return read_list(path)
+
+
+def _list_path(split: str, lists: Path) -> Path | None:
+    for path in (lists / f"{split}.txt", lists / split, Path(split).expanduser()):
+        if path.suffix == ".txt" and path.is_file():
+            return path
+    return None
+
+
+def _no_split(split: str, lists: Path, extra: Iterable[str] = ()) -> str:
+    known = sorted(path.stem for path in lists.glob("*.txt")) if lists.is_dir() else []
+    near = difflib.get_close_matches(split, [*known, *extra], n=1)
+    hint = f"did you mean {near[0]!r}? " if near and near[0] != split else ""
+    there = f"there are {', '.join(known)}" if known else "there are no lists"
+    return f"split {split!r} not found in {lists}: {hint}{there}"
+
+
+def _require(names: list[str], found: dict[str, Path], where: str) -> None:
+    missing = [name for name in names if name not in found]
+    if missing:
+        listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        near = difflib.get_close_matches(missing[0], found, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise DataError(f"{len(missing)} of {len(names)} sequences are missing in {where}: {listed}{hint}")
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted((p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
+
+
+def _images(path: Path) -> list[Path]:
+    return sorted((p for p in path.iterdir() if is_image(p)), key=natural_key)
+
+
+def _videos(path: Path) -> list[Path]:
+    return sorted(
+        (p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith(".")),
+        key=natural_key,
+    )
+
+
+def _found_in(folder: Path) -> str:
+    entries = sorted(
+        p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith(".")
+    )
+    if not entries:
+        return "it is empty"
+    return f"it holds {', '.join(entries[:4])}" + (
+        f" and {len(entries) - 4} more" if len(entries) > 4 else ""
+    )
+
+
+def _nearest(root: Path) -> str:
+    """Point at the deepest folder that exists, and at a name like the missing one."""
+    parent = root.absolute()
+    while not parent.exists() and parent != parent.parent:
+        missing, parent = parent.name, parent.parent
+    if not parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(missing, [p.name for p in parent.iterdir()], n=1)
+    return f": did you mean {parent / near[0]}?" if near else f" (nothing named {missing!r} in {parent})"

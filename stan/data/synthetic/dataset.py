@@ -1,0 +1,220 @@
+"""The synthetic data set: rendered in memory, or written in DAVIS layout with the true flow beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from stan.data.noise.random import NumpyRandom
+from stan.data.progress import frame_progress
+from stan.data.synthetic.photos import TRAIN, VAL
+from stan.data.synthetic.render import SyntheticClip, render
+from stan.data.synthetic.scene import make_scene
+from stan.errors import ConfigError, DataError
+
+RECORD = "synthetic.json"
+_STARTED = f".{RECORD}.started"
+_FRAMES = Path("JPEGImages/480p")  # the DAVIS name, whatever the true height
+_LISTS = Path("ImageSets/2017")
+_FLOW = Path("Flow/480p")
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 97, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+_VERSION = 1  # of what the same settings give
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a written data set is made from; stored in its `synthetic.json`."""
+
+    seed: int
+    height: int
+    width: int
+    frames: int
+    train: int
+    val: int
+    version: int = _VERSION
+
+
+def synthetic_clips(
+    split: str = "train",
+    sequences: int | None = None,
+    *,
+    frames: int = 10,
+    size: tuple[int, int] = (160, 240),
+    seed: int = 0,
+    speed: float = 1.0,
+) -> Iterator[SyntheticClip]:
+    """Render clips whose motion is known: a photograph under a moving camera, crossed by cut-outs of others.
+
+    Clip i is a pure function of the arguments other than `sequences`. The photographs of `train` and `val`
+    differ.
+
+    Args:
+        split: `train` or `val`.
+        sequences: how many; None: one for each background of the split.
+        frames: frames a clip.
+        size: height and width. Above about 230 x 340 the smaller photographs are enlarged, hence soft.
+        seed: scenes of two seeds are independent of each other.
+        speed: all motion is multiplied by this; at 1 the camera moves up to 3 pixels a frame and objects up
+            to 6 more; 0 is a still.
+
+    Raises:
+        ConfigError: an unknown split, or sizes below 1.
+        DataError: scikit-image is installed without its photographs.
+    """
+    if min(frames, *size) < 1:
+        raise ConfigError(f"synthetic video needs frames and a size of at least 1, got {frames} of {size}")
+    count = len(TRAIN if split == "train" else VAL) if sequences is None else sequences
+    for i in range(count):
+        random = NumpyRandom(seed, "synthetic scene", split, i).generator
+        scene = make_scene(split, i, random, frames, size, speed)
+        yield render(scene, f"{scene.name}-{i:02d}")
+
+
+def write_synthetic(
+    root: Path | str,
+    *,
+    seed: int = 0,
+    size: tuple[int, int] = (160, 240),
+    frames: int = 10,
+    train: int = 12,
+    val: int = 3,
+    progress: bool = True,
+) -> Path:
+    """Write synthetic clips in DAVIS layout, so that all that reads DAVIS reads them.
+
+    Under `root`: JPEGImages/480p/<sequence>/<00000>.jpg (quality 97, no chroma subsampling; the decoded JPEG
+    is the clean video), ImageSets/2017/train.txt and val.txt, Flow/480p/<sequence>.npz (see `read_flow`), and
+    synthetic.json, written last. Does nothing where the same data set is there already, and replaces another
+    synthetic one.
+
+    Args:
+        root: folder to write to; made if missing.
+        seed, size, frames: see `synthetic_clips`.
+        train, val: number of sequences of each split.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        `root`.
+
+    Raises:
+        ConfigError: sizes or numbers below 1.
+        DataError: `root` holds other data, or scikit-image is installed without its photographs.
+    """
+    root = Path(root).expanduser()
+    settings = Settings(seed, *size, frames, train, val)
+    if min(train, val) < 1:
+        raise ConfigError(f"synthetic data needs at least one sequence a split, got train {train}, val {val}")
+    if is_complete(root, settings):
+        return root
+    _clear(root)
+    with frame_progress("rendering", (train + val) * frames, shown=progress) as advance:
+        for split, count in (("train", train), ("val", val)):
+            names = []
+            for clip in synthetic_clips(split, count, frames=frames, size=size, seed=seed):
+                _write_clip(root, clip)
+                names.append(clip.name)
+                advance(frames)
+            _write_text(root / _LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names))
+    _write_text(root / RECORD, json.dumps(asdict(settings), indent=1) + "\n")
+    (root / _STARTED).unlink()
+    return root
+
+
+def is_complete(root: Path, settings: Settings) -> bool:
+    """Whether `root` holds the data set of these settings, with all its frames."""
+    if _record(root) != asdict(settings):
+        return False
+    names = [
+        name for split in ("train", "val") for name in (root / _LISTS / f"{split}.txt").read_text().split()
+    ]
+    return len(names) == settings.train + settings.val and all(
+        len(list((root / _FRAMES / name).glob("*.jpg"))) == settings.frames
+        and (root / _FLOW / f"{name}.npz").is_file()
+        for name in names
+    )
+
+
+def read_flow(root: Path | str, name: str) -> dict[str, torch.Tensor]:
+    """Read the truth of a written sequence.
+
+    Args:
+        root: folder of the data set.
+        name: the sequence.
+
+    Returns:
+        `forward` and `backward`, `(T, 2, H, W)` float32 in pixels, and `occluded_forward` and
+        `occluded_backward`, `(T, H, W)` bool; see `SyntheticClip`. Flow was rounded to 1/1024 pixel.
+
+    Raises:
+        DataError: no such file, or a damaged one.
+    """
+    path = Path(root) / _FLOW / f"{name}.npz"
+    try:
+        with np.load(path) as stored:
+            return {key: torch.from_numpy(stored[key]) for key in stored.files}
+    except Exception as error:  # numpy has many kinds for a damaged file
+        raise DataError(f"true flow {path} cannot be read: {error}") from None
+
+
+def _write_clip(root: Path, clip: SyntheticClip) -> None:
+    folder = root / _FRAMES / clip.name
+    temporary = folder.with_name(f".{clip.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for i, frame in enumerate(clip.frames):
+        bgr = np.ascontiguousarray(frame.permute(1, 2, 0).numpy()[..., ::-1])
+        done, data = cv2.imencode(".jpg", bgr, _JPEG)
+        if not done:
+            raise RuntimeError(f"OpenCV could not encode frame {i} of {clip.name}")
+        (temporary / f"{i:05d}.jpg").write_bytes(data.tobytes())
+    temporary.replace(folder)
+    flow = root / _FLOW / f"{clip.name}.npz"
+    flow.parent.mkdir(parents=True, exist_ok=True)
+    temporary = flow.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            # Rounding makes the files a third as large and stays far below what any method resolves.
+            forward=(clip.forward * 1024).round().numpy() / np.float32(1024),
+            backward=(clip.backward * 1024).round().numpy() / np.float32(1024),
+            occluded_forward=clip.occluded_forward.numpy(),
+            occluded_backward=clip.occluded_backward.numpy(),
+        )
+    temporary.replace(flow)
+
+
+def _clear(root: Path) -> None:
+    """Remove an earlier synthetic data set (also one whose writing was cut short); refuse anything else."""
+    record = root / RECORD
+    started = root / _STARTED
+    if root.is_dir() and any(root.iterdir()) and not record.is_file() and not started.is_file():
+        raise DataError(
+            f"{root} holds other data: choose an empty folder for the synthetic data set (--root)"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    started.touch()
+    record.unlink(missing_ok=True)
+    for part in (_FRAMES.parts[0], _LISTS.parts[0], _FLOW.parts[0]):
+        shutil.rmtree(root / part, ignore_errors=True)
+
+
+def _record(root: Path) -> dict[str, int] | None:
+    try:
+        return json.loads((root / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,196 @@
+"""Unpacking archives from strangers: no path leaves the target, no links, no bombs."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from stan.data.progress import frame_progress
+from stan.errors import DataError
+
+_MAX_MEMBERS = 1_000_000
+_MAX_RATIO = 100  # unpacked to packed size; pictures hardly shrink, so more is a bomb
+_FREE_OF_SUSPICION = 1 << 26  # bytes that any archive may unpack to
+_CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db")
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A plain file in an archive."""
+
+    path: PurePosixPath
+    size: int
+    entry: Any
+
+
+def unpack(
+    archive: Path,
+    target: Path,
+    *,
+    wanted: Callable[[PurePosixPath], bool] = lambda path: True,
+    progress: bool = True,
+) -> int:
+    """Unpack a zip or tar archive (also gz, bz2, xz) into a folder.
+
+    Every name is checked before the first file is written. One bad entry, wanted or not, condemns the
+    archive.
+
+    Args:
+        archive: the file.
+        target: folder to unpack to; made if missing. Nothing in it is overwritten.
+        wanted: tells from its path whether a file is to be unpacked.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        The number of files written.
+
+    Raises:
+        DataError: not an archive, damaged, encrypted, or one that holds links, devices, paths that lead out
+            of the target, a name twice, or far more data than its own size allows; or no room. Names the
+            entry.
+    """
+    with _errors_told(archive), _opened(archive) as (members, read):
+        files = _checked(archive, members)
+        chosen = [member for member in files if wanted(member.path)]
+        free = shutil.disk_usage(_existing(target)).free
+        need = sum(member.size for member in chosen)
+        if need > free:
+            raise DataError(
+                f"{archive} unpacks to {need / 1e9:.2f} GB, and {target} has {free / 1e9:.2f} GB free"
+            )
+        with frame_progress(
+            f"unpacking {archive.name}", len(chosen), shown=progress, unit="files"
+        ) as advance:
+            for member in chosen:
+                place = target.joinpath(*member.path.parts)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with read(member.entry) as source, place.open("xb") as file:
+                    _copy(archive, member, source, file)
+                advance(1)
+    return len(chosen)
+
+
+def _copy(archive: Path, member: _Member, source: IO[bytes], file: IO[bytes]) -> None:
+    left = member.size
+    while piece := source.read(1 << 20):
+        left -= len(piece)
+        if left < 0:
+            raise DataError(f"{archive} is refused: {member.path} holds more than it declares")
+        file.write(piece)
+    if left:
+        raise DataError(f"{archive} is damaged: {member.path} is cut short")
+
+
+def _checked(archive: Path, members: Iterator[tuple[str, int, str, Any]]) -> list[_Member]:
+    """Read the list of entries, `(name, size, kind, entry)` each, and refuse the archive if one is bad."""
+    packed = archive.stat().st_size
+    limit = max(_FREE_OF_SUSPICION, _MAX_RATIO * packed)
+    files: dict[PurePosixPath, _Member] = {}
+    total = count = 0
+    for name, size, kind, entry in members:
+        count += 1
+        total += size
+        if count > _MAX_MEMBERS:
+            raise DataError(f"{archive} is refused: more than {_MAX_MEMBERS} entries")
+        if total > limit:
+            raise DataError(f"{archive} is refused: {packed} bytes that unpack to over {limit} are a bomb")
+        path = _safe_path(archive, name)
+        if kind not in ("file", "folder"):
+            raise DataError(f"{archive} is refused: {name!r} is a {kind}, and only plain files are unpacked")
+        if kind == "folder" or any(part in _CLUTTER or part.startswith("._") for part in path.parts):
+            continue
+        if path in files or not path.parts:
+            raise DataError(f"{archive} is refused: it holds {name!r} twice")
+        files[path] = _Member(path, size, entry)
+    for path in files:
+        if clash := next((parent for parent in path.parents if parent in files), None):
+            raise DataError(f"{archive} is refused: {str(clash)!r} is both a file and a folder")
+    return list(files.values())
+
+
+def _safe_path(archive: Path, name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    bad = (
+        path.is_absolute()
+        or ".." in path.parts
+        or any(char in name for char in "\\\0:")
+        or any(part != part.strip() for part in path.parts)
+    )
+    if bad or (not path.parts and name.strip("./")):
+        raise DataError(f"{archive} is refused: the path {name!r} leads out of the target or is not portable")
+    return path
+
+
+Opened = tuple[Iterator[tuple[str, int, str, Any]], Callable[[Any], IO[bytes]]]
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[Opened]:
+    if not archive.is_file():
+        raise DataError(f"archive {archive} does not exist")
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            yield _zip_members(archive, packed), packed.open
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as tarred:
+            yield _tar_members(tarred), lambda entry: _present(tarred.extractfile(entry))
+    else:
+        raise DataError(f"{archive} is neither a zip nor a tar archive, or is cut short")
+
+
+def _zip_members(archive: Path, packed: zipfile.ZipFile) -> Iterator[tuple[str, int, str, Any]]:
+    for info in packed.infolist():
+        if info.flag_bits & 1:
+            raise DataError(f"{archive} is encrypted: unpack it yourself and give the folder by --source")
+        mode = info.external_attr >> 16
+        kind = "file"
+        if info.is_dir():
+            kind = "folder"
+        elif info.create_system == 3 and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            kind = "link" if stat.S_ISLNK(mode) else "special file"
+        # orig_filename is the name as stored; zipfile itself cuts names at a NUL.
+        yield info.orig_filename, info.file_size, kind, info
+
+
+def _tar_members(tarred: tarfile.TarFile) -> Iterator[tuple[str, int, str, Any]]:
+    for info in tarred:
+        if info.isdir():
+            kind = "folder"
+        elif info.issym() or info.islnk():
+            kind = "link"
+        else:
+            kind = "file" if info.isreg() and not info.issparse() else "special file"
+        yield info.name, info.size, kind, info
+
+
+def _present(source: IO[bytes] | None) -> IO[bytes]:
+    assert source is not None  # extractfile gives None for what is not a plain file, and those are refused
+    return source
+
+
+@contextmanager
+def _errors_told(archive: Path) -> Iterator[None]:
+    """Turn the errors of damaged archives into one line."""
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise DataError(f"archive {archive} is damaged: {error}") from None
+    except (NotImplementedError, RuntimeError) as error:  # how zipfile speaks of unknown compression
+        raise DataError(f"archive {archive} cannot be unpacked: {error}") from None
+    except OSError as error:
+        if error.errno is None:  # gzip.BadGzipFile, and bz2's own
+            raise DataError(f"archive {archive} is damaged: {error}") from None
+        raise
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())

@@ -1,0 +1,269 @@
+"""Which encoder, pixel format and settings write a video that shares the properties of its source."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import av
+import av.codec
+
+from stan.data.video.colour import BT709_LIMITED, FULL, LIMITED, UNSPECIFIED, Colour
+from stan.data.video.pixels import PixelFormat, describe
+from stan.data.video.properties import Properties
+from stan.errors import VideoError
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What we know of a codec that FFmpeg's own tables do not say.
+
+    ``quality``: (best, default, worst) of its constant-quality scale, None if it has none. ``delivery``:
+    meant for players, so that RGB and grey become 4:2:0. ``even``: cannot halve chroma of odd sizes.
+    ``least``: shortest side in pixels.
+    """
+
+    encoder: str
+    suffixes: tuple[str, ...]
+    quality: tuple[int, int, int] | None
+    options: Mapping[str, str] = field(default_factory=dict)
+    lossless: Mapping[str, str] | None = None
+    delivery: bool = True
+    even: bool = False
+    least: int = 1
+
+
+CODECS = {
+    "h264": Codec(
+        "libx264",
+        (".mp4", ".m4v", ".mov", ".mkv"),
+        (0, 16, 51),
+        lossless={"qp": "0"},
+        even=True,
+    ),
+    "h265": Codec(
+        "libx265",
+        (".mp4", ".m4v", ".mov", ".mkv"),
+        (0, 18, 51),
+        options={"x265-params": "log-level=none"},
+        lossless={"x265-params": "log-level=none:lossless=1"},
+        even=True,
+        least=64,  # frames smaller than a coding tree unit corrupt x265's memory (seen in PyAV 18.1)
+    ),
+    "vp9": Codec(
+        "libvpx-vp9",
+        (".webm", ".mkv", ".mp4"),
+        (0, 24, 63),
+        options={"b": "0", "deadline": "good", "cpu-used": "3", "row-mt": "1"},
+        lossless={"lossless": "1"},
+    ),
+    "av1": Codec("libsvtav1", (".mp4", ".mkv", ".webm"), (1, 24, 63), options={"preset": "8"}, least=64),
+    "ffv1": Codec(
+        "ffv1",
+        (".mkv",),
+        None,
+        options={"level": "3", "g": "1", "slicecrc": "1"},
+        lossless={},
+        delivery=False,
+    ),
+    "prores": Codec("prores_ks", (".mov", ".mkv"), None, options={"vendor": "apl0"}, delivery=False),
+}
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A decision; ``losses`` says in words what of the source it cannot keep."""
+
+    encoder: str
+    pixel_format: str
+    options: dict[str, str]
+    colour: Colour
+    codec_tag: str = ""
+    losses: tuple[str, ...] = ()
+
+
+def choose_encoding(
+    output: Path,
+    source: Properties,
+    *,
+    codec: str | None = None,
+    quality: int | None = None,
+    lossless: bool = False,
+    pixel_format: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Encoding:
+    """Decide how to write ``output`` so that it is most like ``source``.
+
+    Args:
+        output: its ending decides the container.
+        source: what to be like; its size is that of the pictures to be written.
+        codec: a key of `CODECS`; None is H.264, or H.265 for more than 8 bits, VP9 in WebM, FFV1 if
+            lossless in Matroska.
+        quality: on the codec's own scale, lower is better.
+        lossless: code values survive exactly.
+        pixel_format: FFmpeg's name, to overrule the choice.
+        options: further options for the encoder, laid over ours.
+
+    Raises:
+        VideoError: an ending, codec, quality or pixel format that does not exist or does not go with
+            the others.
+    """
+    suffix = output.suffix.lower()
+    if suffix not in VIDEO_SUFFIXES:
+        raise VideoError(
+            f"cannot write {output.name!r}: a video ends in {', '.join(VIDEO_SUFFIXES)}; "
+            "a folder of pictures has no ending"
+        )
+    want = describe(pixel_format or source.pixel_format)
+    name = codec or _default_codec(suffix, want, lossless, min(source.height, source.width))
+    if name not in CODECS:
+        near = difflib.get_close_matches(name, CODECS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise VideoError(f"unknown codec {name!r}: {', '.join(CODECS)}{hint}")
+    known = CODECS[name]
+    if suffix not in known.suffixes:
+        raise VideoError(
+            f"{name} does not go into {suffix}: use {', '.join(known.suffixes)}, or another --codec"
+        )
+    if lossless and known.lossless is None:
+        raise VideoError(f"{name} has no lossless mode: use ffv1 in .mkv, or h264, h265, vp9")
+    if min(source.height, source.width) < known.least:
+        raise VideoError(
+            f"{name} cannot encode {source.width}x{source.height}: its least side is {known.least} pixels; "
+            "use --lossless with .mkv, or a folder of pictures"
+        )
+    encoder = _available("libx264rgb" if _as_rgb(name, want, lossless) else known.encoder, name)
+    settings = {**known.options, **((known.lossless or {}) if lossless else _quality(name, known, quality))}
+    if lossless and quality is not None:
+        raise VideoError(f"quality {quality} has no meaning with lossless: give one of them")
+    chosen = pixel_format or _nearest_format(encoder, known, want, source, lossless)
+    if pixel_format and pixel_format not in _formats(encoder):
+        raise VideoError(
+            f"{encoder} does not take pixel format {pixel_format}: {', '.join(_formats(encoder))}"
+        )
+    held = describe(chosen)
+    if name == "prores":
+        settings["profile"] = "4" if held.subsampling == "444" else "3"
+    settings.update(options or {})
+    return Encoding(
+        encoder=encoder,
+        pixel_format=chosen,
+        options=settings,
+        colour=_colour(held, describe(source.pixel_format), source.colour, name),
+        codec_tag="hvc1" if name == "h265" and suffix != ".mkv" else "",
+        losses=_losses(held, source, name, suffix),
+    )
+
+
+def _default_codec(suffix: str, want: PixelFormat, lossless: bool, shorter_side: int) -> str:
+    if suffix == ".webm":
+        return "vp9"
+    if suffix == ".mkv" and lossless:
+        return "ffv1"
+    return "h265" if want.bits > 8 and shorter_side >= CODECS["h265"].least else "h264"
+
+
+def _as_rgb(name: str, want: PixelFormat, lossless: bool) -> bool:
+    """H.264 holds RGB by an encoder of another name."""
+    return name == "h264" and lossless and want.family == "rgb"
+
+
+def _available(encoder: str, name: str) -> str:
+    if encoder not in av.codec.codecs_available:
+        raise VideoError(f"this build of FFmpeg has no encoder {encoder} for {name}: choose another --codec")
+    return encoder
+
+
+def _quality(name: str, known: Codec, quality: int | None) -> dict[str, str]:
+    if known.quality is None:
+        if quality is not None:
+            raise VideoError(f"{name} has no quality scale: leave --quality out")
+        return {}
+    best, default, worst = known.quality
+    value = default if quality is None else quality
+    if not best <= value <= worst:
+        raise VideoError(f"quality {value} is outside {best} (best) to {worst} (worst) of {name}")
+    return {"crf": str(value)}
+
+
+def _formats(encoder: str) -> list[str]:
+    return [f.name for f in av.codec.Codec(encoder, "w").video_formats or ()]
+
+
+def _nearest_format(encoder: str, known: Codec, want: PixelFormat, source: Properties, lossless: bool) -> str:
+    """The encoder's format that loses least of ``want``, and among those the smallest."""
+    if known.delivery and not lossless and want.family != "yuv":
+        want = replace(want, family="yuv", subsampling="420")
+    odd = source.height % 2 == 1 or source.width % 2 == 1
+
+    def cost(name: str) -> tuple[int, ...]:
+        held = describe(name)
+        coarser = _detail(held) - _detail(want)
+        return (
+            held.family != want.family and not (held.family == "rgb" and want.family == "grey"),
+            known.even and odd and held.subsampling not in ("444", ""),
+            max(0, want.bits - held.bits),
+            max(0, -coarser),
+            want.alpha and not held.alpha,
+            held.family != want.family,
+            max(0, coarser),
+            held.subsampling != want.subsampling,
+            held.alpha and not want.alpha,
+            held.bits - want.bits,
+            name != held.planar,
+        )
+
+    usable = [n for n in _formats(encoder) if not n.startswith(("yuvj", "nv")) and _is_supported(n)]
+    best = min(usable, key=cost)
+    if lossless and any(cost(best)[:8]):
+        raise VideoError(
+            f"{encoder} cannot hold {source.pixel_format} without loss: use ffv1 in .mkv, or a folder"
+        )
+    return best
+
+
+def _is_supported(name: str) -> bool:
+    try:
+        describe(name)
+    except VideoError:
+        return False
+    return not av.VideoFormat(name, 2, 2).has_palette and av.VideoFormat(name, 2, 2).bits_per_pixel > 1
+
+
+def _detail(held: PixelFormat) -> int:
+    """Chroma samples per 16 luma samples."""
+    return {"444": 16, "422": 8, "440": 8, "420": 4, "411": 4, "410": 1}.get(held.subsampling, 16)
+
+
+def _colour(held: PixelFormat, of_source: PixelFormat, tags: Colour, codec: str) -> Colour:
+    """Tags of the output: the source's own wherever its code values are of the same family."""
+    if held.family == of_source.family:
+        colour = tags.centred_as(False)
+    elif held.family == "yuv":
+        colour = BT709_LIMITED
+    else:
+        colour = Colour(
+            matrix=0 if held.family == "rgb" else UNSPECIFIED,
+            range=FULL,
+            primaries=tags.primaries,
+            transfer=tags.transfer,
+        )
+    return replace(colour, range=LIMITED) if codec == "prores" else colour
+
+
+def _losses(held: PixelFormat, source: Properties, codec: str, suffix: str) -> tuple[str, ...]:
+    """In words, what the output cannot keep."""
+    of_source = describe(source.pixel_format)
+    losses = []
+    if of_source.alpha and not held.alpha:
+        losses.append(f"{codec} keeps no alpha: it is left out (ffv1, vp9 and a folder of PNG keep it)")
+    if held.bits < of_source.bits:
+        losses.append(f"{codec} keeps {held.bits} of {of_source.bits} bits")
+    if source.pixel_aspect != 1 and suffix in (".webm", ".mkv") and codec not in ("h264", "h265"):
+        # PyAV cannot set the container's pixel shape, and these codecs hold none themselves.
+        shape = f"{source.pixel_aspect.numerator}:{source.pixel_aspect.denominator}"
+        losses.append(f"{codec} in {suffix} loses the pixel shape {shape} (h264 and .mp4 keep it)")
+    return tuple(losses)

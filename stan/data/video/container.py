@@ -1,0 +1,148 @@
+"""A video file as FFmpeg opens it: its video stream, its packets, and what they tell without being decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.error
+from av.stream import Disposition
+
+from stan.errors import VideoError
+
+
+@dataclass(frozen=True)
+class Index:
+    """Presentation times of all frames in order, and which of them decoding may start from."""
+
+    pts: list[int]  # empty if the container holds no times
+    keyframes: list[int]  # frame numbers
+    frames: int
+    declared: str  # "" or what the file says it holds and does not
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a file.
+
+    Raises:
+        VideoError: it is missing, empty, no regular file, or nothing that FFmpeg knows.
+    """
+    if path.is_dir():
+        raise VideoError(f"{path} is a folder, not a video file")
+    if not path.exists():
+        raise VideoError(f"no such file: {path}")
+    if not path.is_file():
+        raise VideoError(f"{path} is not a regular file: read pipes with --stream")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path} is empty (0 bytes)")
+    try:
+        return av.open(str(path), metadata_errors="replace")
+    except av.error.PermissionError:
+        raise VideoError(f"no permission to read {path}") from None
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(
+            f"{path} is not a video that can be read: {reason_of(error)} "
+            "(another kind of file, or cut short before its index)"
+        ) from None
+
+
+def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The first video stream that is not a cover picture."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({str(s.type) for s in container.streams})) or "nothing"
+        raise VideoError(f"{path} holds no video stream (only {kinds})")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoError(
+            f"{path}: this FFmpeg has no decoder for its video codec; convert it with ffmpeg first"
+        )
+    return stream
+
+
+def demux(
+    container: av.container.InputContainer,
+    streams: Sequence[av.stream.Stream],
+    path: Path,
+    salvage: bool = False,
+) -> Generator[av.Packet, None, None]:
+    """Packets of ``streams``, also the empty ones that flush decoders; a read error ends them or raises."""
+    packets = container.demux(*streams)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.error.FFmpegError, OSError) as error:
+            if salvage:
+                return
+            raise VideoError(f"{path} cannot be read to its end: {reason_of(error)}") from None
+        if packet is None:
+            return
+        yield packet
+
+
+def scan(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Index:
+    """Read all packets once: frame times, keyframes, and whether the file holds what it declares."""
+    times: list[tuple[int, bool]] = []
+    untimed = packets = 0
+    ends: dict[int, float] = {}
+    for packet in demux(container, tuple(container.streams), path, salvage=True):
+        when = packet.pts if packet.pts is not None else packet.dts
+        if when is not None:
+            end = float((when + (packet.duration or 0)) * packet.time_base)
+            ends[packet.stream.index] = max(end, ends.get(packet.stream.index, end))
+        if packet.stream.index != stream.index or packet.size == 0:
+            continue
+        packets += 1
+        if packet.is_discard:
+            continue
+        if packet.pts is None:
+            untimed += 1
+        else:
+            times.append((packet.pts, packet.is_keyframe))
+    if packets == 0:
+        raise VideoError(f"{path} holds no frames")
+    times = sorted(dict(times).items()) if not untimed else []
+    return Index(
+        pts=[pts for pts, _ in times],
+        keyframes=[number for number, (_, key) in enumerate(times) if key],
+        frames=len(times) or packets,
+        declared=_shortfall(container, stream, packets, ends),
+    )
+
+
+def _shortfall(
+    container: av.container.InputContainer, stream: av.VideoStream, packets: int, ends: dict[int, float]
+) -> str:
+    """What the file's header promises beyond what is there, in words; empty if nothing."""
+    if stream.frames > packets and container.format.name != "matroska,webm":
+        return f"it declares {stream.frames} frames and holds {packets}"
+    if container.format.name == "matroska,webm" and container.duration and ends:
+        declared = (container.duration + (container.start_time or 0)) / 1e6
+        held = max(ends.values())
+        rate = float(stream.average_rate or 25)
+        if declared - held > max(0.5, 3.0 / rate):
+            return f"it declares {declared:.1f} s and ends after {held:.1f} s"
+    return ""
+
+
+def first_frame(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> av.VideoFrame:
+    """The first frame that decodes.
+
+    Raises:
+        VideoError: none does.
+    """
+    reason = "no frame came out of its decoder"
+    for packet in demux(container, (stream,), path, salvage=True):
+        try:
+            for frame in packet.decode():
+                return frame
+        except av.error.FFmpegError as error:
+            reason = reason_of(error)
+    raise VideoError(f"{path}: no frame can be decoded ({stream.codec_context.name}): {reason}")
+
+
+def reason_of(error: Exception) -> str:
+    """What FFmpeg or the operating system says, in lower case, to stand in a sentence."""
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".").lower()

@@ -1,0 +1,134 @@
+"""Where a result goes: a video, a folder of pictures or one picture, checked before any work is done."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stan.data.frames import IMAGE_SUFFIXES, is_image
+from stan.data.video.codecs import CODECS, VIDEO_SUFFIXES, choose_encoding
+from stan.data.video.picture_writer import PICTURE_FORMATS, PictureWriter, is_replaceable
+from stan.data.video.pictures import PicturesClip
+from stan.data.video.properties import Properties
+from stan.data.video.reader import VideoClip
+from stan.data.video.writer import VideoWriter, cannot_write
+from stan.errors import VideoError
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """How a result is stored; what is None or empty is chosen to be most like the source.
+
+    ``codec``: of a video ``h264 h265 vp9 av1 ffv1 prores``, of pictures ``png jpeg tiff``. ``quality``: on
+    the codec's own scale. ``pixel_format`` and ``options``: FFmpeg's names, for the encoder.
+    """
+
+    codec: str | None = None
+    quality: int | None = None
+    lossless: bool = False
+    pixel_format: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_output(
+    output: str | os.PathLike[str],
+    source: VideoClip | PicturesClip,
+    properties: Properties,
+    settings: OutputSettings,
+    *,
+    overwrite: bool = False,
+) -> VideoWriter | PictureWriter:
+    """Begin to write ``output``.
+
+    Args:
+        output: a video by its ending (`VIDEO_SUFFIXES`); a picture by its ending if the source has one frame;
+            else a folder, to
+            which a name without an ending, with a slash behind it, or of an existing folder points.
+        source: whose streams and metadata are copied.
+        properties: of the pictures to be written.
+        settings: how.
+        overwrite: what is there may be replaced: a file, or a folder that holds nothing but pictures.
+
+    Raises:
+        VideoError: a place that cannot be written, exists, or is the source itself; settings that do not go
+            together.
+    """
+    text = os.fspath(output)
+    path = Path(text)
+    folder = _is_folder(text)
+    _check_place(path, folder, source, overwrite)
+    if not folder and path.suffix.lower() in VIDEO_SUFFIXES:
+        encoding = choose_encoding(
+            path,
+            properties,
+            codec=settings.codec,
+            quality=settings.quality,
+            lossless=settings.lossless,
+            pixel_format=settings.pixel_format,
+            options=settings.options,
+        )
+        video = source if isinstance(source, VideoClip) else None
+        return VideoWriter(path, properties, encoding, copied_from=video)
+    if not folder and not is_image(path):
+        near = difflib.get_close_matches(path.suffix.lower(), (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES), 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise VideoError(
+            f"cannot write {text!r}: {path.suffix} is none of {', '.join(VIDEO_SUFFIXES)}{hint}; "
+            "end the name with / for a folder of pictures"
+        )
+    if not folder and len(source) > 1:
+        raise VideoError(
+            f"{text} is one picture and {source.name} has {len(source)} frames: name a folder or a video"
+        )
+    return PictureWriter(
+        path,
+        properties,
+        picture_format=_picture_format(settings),
+        quality=settings.quality,
+        single=not folder,
+    )
+
+
+def _is_folder(text: str) -> bool:
+    return os.path.isdir(text) or text.endswith(("/", os.sep)) or not Path(text).suffix
+
+
+def _check_place(path: Path, folder: bool, source: VideoClip | PicturesClip, overwrite: bool) -> None:
+    inputs = [source.path] if isinstance(source, VideoClip) else source.paths
+    if not path.parent.is_dir():
+        raise cannot_write(path, FileNotFoundError())
+    if path.exists():
+        same = any(os.path.samefile(p, path) for p in inputs if p.exists())
+        if same or (folder and os.path.samefile(inputs[0].parent, path)):
+            raise VideoError(f"output {path} is the input itself: choose another name")
+    if folder and path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise VideoError(f"the folder {path} is not empty: choose another, or --overwrite")
+        if not is_replaceable(path):
+            raise VideoError(
+                f"the folder {path} holds more than pictures and is not overwritten: choose another"
+            )
+    elif path.exists() and not path.is_dir() and not overwrite:
+        raise VideoError(f"{path} exists: choose another name, or --overwrite")
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise VideoError(f"{path} is neither a file nor a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise cannot_write(path, PermissionError(13, "permission denied"))
+
+
+def _picture_format(settings: OutputSettings) -> str | None:
+    name = settings.codec
+    if name in CODECS:
+        raise VideoError(
+            f"codec {name} makes a video: end the output with one of {', '.join(CODECS[name].suffixes)}"
+        )
+    if name is not None and name not in PICTURE_FORMATS:
+        raise VideoError(f"unknown picture format {name!r}: png, jpeg or tiff")
+    if name in ("jpeg", "jpg") and settings.lossless:
+        raise VideoError("jpeg is never lossless: use png or tiff")
+    if settings.pixel_format or settings.options:
+        raise VideoError("pixel format and encoder options are for videos: leave them out for pictures")
+    return name

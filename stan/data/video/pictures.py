@@ -1,0 +1,188 @@
+"""Folders of pictures as video: 8 or 16 bits or float, colour or grey, with or without alpha.
+
+`stan.data.frames` reads the same files for training, reduced to 8-bit RGB; here everything in them is kept.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from stan.data.clips import Clip
+from stan.data.frames import IMAGE_SUFFIXES, is_image, natural_key
+from stan.data.video.colour import FULL, Colour
+from stan.data.video.properties import Frame, Properties, to_uint8
+from stan.errors import VideoError
+
+_SRGB = Colour(matrix=0, range=FULL, primaries=1, transfer=13)
+_DEPTHS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16, np.dtype(np.float32): 16}
+
+
+class PicturesClip(Clip):
+    """A sequence of picture files of one size and kind as a `stan.data.Clip`.
+
+    Args:
+        paths: the files in order; see `find_pictures`.
+        fps: frames a second, for the output's time stamps only.
+        name: what to call it; the folder's name if not given.
+
+    Raises:
+        VideoError: no pictures, or the first cannot be read.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | os.PathLike[str]], *, fps: Fraction | float = 25, name: str = ""
+    ) -> None:
+        self.paths = [Path(p) for p in paths]
+        if not self.paths:
+            raise VideoError("no pictures to read")
+        first = read_picture(self.paths[0])
+        self._shape, self._dtype = first.shape, first.dtype
+        rate = Fraction(fps).limit_denominator(1001000)
+        if rate <= 0:
+            raise VideoError(f"frame rate {fps} is not positive")
+        super().__init__(name or self.paths[0].parent.name, float(rate))
+        self.properties = Properties(
+            height=first.shape[0],
+            width=first.shape[1],
+            fps=rate,
+            time_base=1 / rate,
+            pixel_format=_pixel_format(first),
+            colour=_SRGB,
+            codec=self.paths[0].suffix.lstrip(".").lower(),
+            float_samples=first.dtype == np.float32,
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self._shape[0], self._shape[1]
+
+    def _read(self, start: int, stop: int) -> Tensor:
+        return torch.stack([to_uint8(frame.rgb) for frame in self.frames(start, stop)])  # (T, 3, H, W)
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames ``start`` to ``stop`` (None: the last) in order.
+
+        Raises:
+            IndexError: not ``0 <= start <= stop <= len(clip)``.
+            VideoError: a damaged picture, or one of another size or kind than the first; it is named.
+        """
+        for number in range(start, self._check(start, stop)):
+            path = self.paths[number]
+            picture = read_picture(path)
+            if picture.shape != self._shape or picture.dtype != self._dtype:
+                raise VideoError(
+                    f"{path} is {_kind(picture)} and {self.paths[0].name} is "
+                    f"{_kind_of(self._shape, self._dtype)}: all pictures must be alike"
+                )
+            rgb, alpha = _to_float(picture)
+            yield Frame(rgb, alpha, pts=number, duration=1, name=path.stem)
+
+
+def find_pictures(place: str | os.PathLike[str]) -> list[Path]:
+    """The picture files of a folder, or those that a glob pattern names, in natural order (9 before 10).
+
+    Raises:
+        VideoError: nothing there.
+    """
+    text = os.fspath(place)
+    if os.path.isdir(text):
+        found = [p for p in Path(text).iterdir() if is_image(p) and p.is_file()]
+        if not found:
+            raise VideoError(f"{text} holds no pictures ({', '.join(sorted(s[1:] for s in IMAGE_SUFFIXES))})")
+    else:
+        found = [Path(p) for p in glob.glob(text, recursive=True)]
+        found = [p for p in found if is_image(p)]
+        if not found:
+            raise VideoError(f"no picture matches {text!r}")
+    return sorted(found, key=lambda p: (str(p.parent), natural_key(p)))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture as stored: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA; uint8, uint16 or float32. A camera's EXIF
+    turn is applied to JPEG.
+
+    Raises:
+        VideoError: missing, damaged, cut short, or of a sample type that is not supported.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise VideoError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if not data:
+        raise VideoError(f"{path} is empty (0 bytes)")
+    jpeg = data.startswith(b"\xff\xd8")
+    if jpeg and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:
+        raise VideoError(f"{path} is cut short (no end marker)")
+    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
+        raise VideoError(f"{path} is cut short (no end marker)")
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if jpeg else cv2.IMREAD_UNCHANGED
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise VideoError(f"{path} is not a picture that can be read, or is damaged")
+    if picture.dtype not in _DEPTHS:
+        raise VideoError(f"{path} holds {picture.dtype} samples: use 8 or 16 bits, or 32-bit float")
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[:, :, 0]
+    if picture.ndim == 3:
+        picture = np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])
+    return picture
+
+
+def write_picture(path: Path, picture: np.ndarray, settings: Sequence[int] = ()) -> None:
+    """Write (H, W), (H, W, 3) RGB or (H, W, 4) RGBA to ``path``; the ending decides the format.
+
+    ``settings`` are OpenCV's ``IMWRITE_*`` pairs.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if picture.ndim == 3:
+        picture = picture[..., [2, 1, 0, 3][: picture.shape[2]]]
+    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(picture), list(settings))
+    if not done:
+        raise VideoError(f"{path}: a picture of {_kind(picture)} cannot be stored as {path.suffix}")
+    path.write_bytes(data.tobytes())
+
+
+def _to_float(picture: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    values = torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32))
+    if picture.dtype != np.float32:
+        values = values / float(np.iinfo(picture.dtype).max)
+    if values.ndim == 2:
+        return values.expand(3, -1, -1), None
+    planes = values.permute(2, 0, 1)
+    return planes[:3].contiguous(), planes[3].contiguous() if len(planes) == 4 else None
+
+
+def _pixel_format(picture: np.ndarray) -> str:
+    deep = _DEPTHS[picture.dtype] == 16
+    if picture.ndim == 2:
+        return "gray16le" if deep else "gray"
+    if picture.shape[2] == 4:
+        return "rgba64le" if deep else "rgba"
+    return "rgb48le" if deep else "rgb24"
+
+
+def _kind(picture: np.ndarray) -> str:
+    return _kind_of(picture.shape, picture.dtype)
+
+
+def _kind_of(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    channels = {0: "grey", 3: "RGB", 4: "RGBA"}[shape[2] if len(shape) == 3 else 0]
+    return f"{shape[1]}x{shape[0]} {channels} {dtype}"

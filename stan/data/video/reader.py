@@ -1,0 +1,163 @@
+"""Video files: frames by number or in order, with everything a faithful copy needs to know about them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import torch
+from torch import Tensor
+
+from stan.data.clips import Clip
+from stan.data.video.colour import UNSPECIFIED, Colour
+from stan.data.video.container import first_frame, open_container, scan, video_stream
+from stan.data.video.pixels import describe
+from stan.data.video.properties import CopiedPacket, Frame, Properties, to_uint8
+from stan.data.video.session import Session, Source
+from stan.errors import VideoError
+
+_CENTRED_CHROMA = ("mjpeg", "mpeg1video")
+_ARBITRARY_CLOCK = ("mpegts", "mpeg")  # formats whose clock may start anywhere
+
+
+class VideoClip(Clip):
+    """A video file as a `stan.data.Clip`: frames by number, and a sequential pass for denoising.
+
+    Opening reads the file through once without decoding, so that the number of frames and their times are
+    known exactly (also of variable frame rate), and a truncated file is noticed before any work is done. The
+    object may be pickled and used after a fork.
+
+    Args:
+        path: a file that FFmpeg can read.
+        salvage: take what can be decoded of a damaged or truncated file instead of raising.
+
+    Raises:
+        VideoError: not a video, no frames, an unsupported codec or pixel format, or truncated.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, salvage: bool = False) -> None:
+        self.path = Path(path)
+        self.salvage = salvage
+        self.damage: list[str] = []
+        self._session: Session | None = None
+        with open_container(self.path) as container:
+            stream = video_stream(container, self.path)
+            self.stream_index = stream.index
+            index = scan(container, stream, self.path)
+            origin = container.start_time or 0 if container.format.name in _ARBITRARY_CLOCK else 0
+        if index.declared:
+            if not salvage:
+                raise VideoError(
+                    f"{self.path} is truncated: {index.declared}; --salvage takes the frames that are there"
+                )
+            self.damage.append(f"truncated: {index.declared}")
+        self.properties = self._probe()
+        self._source = Source(self.path, self.stream_index, index, origin, self.properties, salvage)
+        super().__init__(self.path.stem, float(self.properties.fps))
+
+    def __len__(self) -> int:
+        return self._source.index.frames
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the coded pictures."""
+        return self.properties.height, self.properties.width
+
+    def _read(self, start: int, stop: int) -> Tensor:
+        return torch.stack([to_uint8(frame.rgb) for frame in self.frames(start, stop)])  # (T, 3, H, W)
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames ``start`` to ``stop`` (None: the last) in order; seeks, unless the last call ended where
+        this one starts.
+
+        Raises:
+            IndexError: not ``0 <= start <= stop <= len(clip)``.
+            VideoError: a frame that cannot be decoded.
+        """
+        stop = self._check(start, stop)
+        if start == stop:
+            return
+        session, self._session = self._session, None
+        if session is None or not session.can_reach(start):
+            session = Session(self._source, start)
+        expected = start
+        for frame in session:
+            assert isinstance(frame, Frame)
+            number = session.number_of(frame)
+            if number < expected:
+                continue
+            if number > expected and not self.salvage:
+                break
+            expected = number + 1
+            if expected >= stop:
+                self._session = session
+            yield frame
+            if expected >= stop:
+                return
+        if not self.salvage:
+            raise VideoError(f"{self.path}: frame {expected} of {len(self)} cannot be decoded")
+
+    def frames_and_packets(self, copied: Sequence[int] = ()) -> Iterator[Frame | CopiedPacket]:
+        """All frames in order, and between them the packets of the streams ``copied`` (their indices) as they
+        lie in the file.
+
+        Time stamps start at zero for formats with an arbitrary clock (MPEG-TS and PS), else they are the
+        file's own.
+        """
+        session = Session(self._source, 0, copied, threads=0)
+        yield from session
+        if session.damaged:
+            places = len(session.damaged)
+            self.damage.append(f"damaged in {places} places, the first near frame {session.damaged[0]}")
+
+    def close(self) -> None:
+        """Let go of the file; reading opens it again."""
+        self._session = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_session": None}
+
+    def _probe(self) -> Properties:
+        """Properties of the stream, completed by those of its first frame."""
+        with open_container(self.path) as container:
+            stream = container.streams[self.stream_index]
+            assert isinstance(stream, av.VideoStream)
+            assert stream.time_base is not None
+            frame = first_frame(container, stream, self.path)
+            describe(frame.format.name)
+            context = stream.codec_context
+            rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+            full_range = frame.format.name.startswith("yuvj")
+            return Properties(
+                height=frame.height,
+                width=frame.width,
+                fps=Fraction(rate),
+                time_base=Fraction(stream.time_base),
+                pixel_format=frame.format.name.replace("yuvj", "yuv"),
+                colour=Colour(
+                    matrix=_tag(int(frame.colorspace), int(context.colorspace)),
+                    range=2 if full_range else int(frame.color_range) or int(context.color_range),
+                    primaries=_tag(int(frame.color_primaries), int(context.color_primaries)),
+                    transfer=_tag(int(frame.color_trc), int(context.color_trc)),
+                    centred=context.name in _CENTRED_CHROMA,
+                ),
+                pixel_aspect=Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1),
+                display_matrix=_display_matrix(frame),
+                interlaced=bool(frame.interlaced_frame),
+                codec=context.name,
+            )
+
+
+def _tag(of_frame: int, of_stream: int) -> int:
+    return of_stream if of_frame == UNSPECIFIED else of_frame
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    return None if data is None else tuple(int(v) for v in np.frombuffer(bytes(data), dtype=np.int32))

@@ -1,0 +1,164 @@
+"""An open decoder of a video file."""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+
+from stan.data.video.container import Index, demux, open_container, reason_of
+from stan.data.video.pixels import PictureDecoder
+from stan.data.video.properties import CopiedPacket, Frame, Properties
+from stan.errors import VideoError
+
+_inherited: list[object] = []  # decoders of the process that this one was forked from
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a `Session` must know of a clip."""
+
+    path: Path
+    stream_index: int
+    index: Index
+    origin: int  # microseconds to subtract from all times
+    properties: Properties
+    salvage: bool
+
+
+class Session:
+    """An open decoder: iterates over frames from the keyframe before ``start`` on, and packets of ``copied``.
+
+    It may be inherited by a forked process. There the decoder's threads do not exist, so that it can be
+    neither used nor freed (which waits for them): it is left alone.
+    """
+
+    def __init__(self, source: Source, start: int, copied: Sequence[int] = (), threads: int = 1) -> None:
+        self.damaged: list[int] = []  # frame numbers near which something did not decode
+        self._owner = os.getpid()
+        self._source = source
+        self._container = open_container(source.path)
+        stream = self._container.streams[source.stream_index]
+        assert isinstance(stream, av.VideoStream)
+        self._stream = stream
+        stream.thread_type = "AUTO"
+        stream.thread_count = threads
+        self._decode = PictureDecoder()
+        self._next = self._seek(start)  # number of the frame that comes next, if all before it decode
+        self._first = self._next
+        self._seen = 0
+        self._last_pts: int | None = None
+        self._ready: deque[Frame | CopiedPacket] = deque()
+        streams = (stream, *(self._container.streams[k] for k in copied))
+        self._packets = demux(self._container, streams, source.path, source.salvage)
+
+    def __del__(self) -> None:
+        if getattr(self, "_packets", None) is None:
+            return
+        if self._owner == os.getpid():
+            self._packets.close()
+            self._container.close()  # now, and not when the cycles inside PyAV are found
+        else:
+            _inherited.append((self._container, self._stream, self._packets))
+
+    def can_reach(self, start: int) -> bool:
+        """Whether reading on is possible, and no slower than seeking to ``start``."""
+        if self._owner != os.getpid() or self._next > start:
+            return False
+        index = self._source.index
+        at = bisect.bisect_right(index.keyframes, start) - 1
+        return at < 0 or index.keyframes[at] <= self._next or not index.pts
+
+    def number_of(self, frame: Frame) -> int:
+        """The number of the frame that was just given out."""
+        pts = self._source.index.pts
+        number = bisect.bisect_left(pts, frame.pts + self._origin()) if pts else self._next
+        self._next = number + 1
+        return number
+
+    def __iter__(self) -> Iterator[Frame | CopiedPacket]:
+        return self
+
+    def __next__(self) -> Frame | CopiedPacket:
+        while not self._ready:
+            self._take(next(self._packets))
+        return self._ready.popleft()
+
+    def _seek(self, start: int) -> int:
+        index = self._source.index
+        at = bisect.bisect_right(index.keyframes, start) - 1
+        if start == 0 or at <= 0 or not index.pts:
+            return 0
+        key = index.keyframes[at]
+        self._container.seek(index.pts[key], stream=self._stream, backward=True)
+        return key
+
+    def _take(self, packet: av.Packet) -> None:
+        """Decode a packet of the video, or pass on another stream's."""
+        if packet.stream.index != self._stream.index:
+            if packet.dts is not None:
+                self._ready.append(CopiedPacket(packet.stream.index, self._shifted(packet)))
+            return
+        source, near = self._source, self._first + self._seen
+        try:
+            pictures = packet.decode()
+        except av.error.FFmpegError as error:
+            if self._seen and not source.salvage:
+                raise VideoError(
+                    f"{source.path}: damaged after frame {near - 1}: {reason_of(error)}; "
+                    "--salvage goes on behind the damage"
+                ) from None
+            self.damaged.append(near)
+            return
+        for picture in pictures:
+            assert isinstance(picture, av.VideoFrame)
+            self._ready.append(self._frame(picture))
+
+    def _frame(self, picture: av.VideoFrame) -> Frame:
+        number, properties = self._first + self._seen, self._source.properties
+        size = properties.height, properties.width
+        if (picture.height, picture.width) != size:
+            raise VideoError(
+                f"{self._source.path}: frame {number} is {picture.width}x{picture.height} and the first "
+                f"{size[1]}x{size[0]}: split the video where its size changes"
+            )
+        if picture.is_corrupt:
+            self.damaged.append(number)
+        self._seen += 1
+        rgb, alpha = self._decode(picture, properties.colour)
+        return Frame(rgb, alpha, self._pts_of(picture), picture.duration or 0)
+
+    def _pts_of(self, picture: av.VideoFrame) -> int:
+        """A time that rises from frame to frame, made up where the file has none."""
+        last, properties = self._last_pts, self._source.properties
+        if picture.pts is not None:
+            pts = picture.pts - self._origin()
+        else:
+            step = max(1, round(1 / (properties.fps * properties.time_base)))
+            pts = 0 if last is None else last + step
+        if last is not None and pts <= last:
+            pts = last + 1
+        self._last_pts = pts
+        return pts
+
+    def _origin(self) -> int:
+        return in_ticks(self._source.origin, self._source.properties.time_base)
+
+    def _shifted(self, packet: av.Packet) -> av.Packet:
+        shift = in_ticks(self._source.origin, packet.time_base)
+        if shift:
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+        return packet
+
+
+def in_ticks(microseconds: int, time_base: Fraction) -> int:
+    """Microseconds in units of ``time_base``."""
+    return round(Fraction(microseconds, 1_000_000) / time_base)

@@ -1,0 +1,87 @@
+"""The pictures of a report, small enough to lie inside the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from stan.evaluation.sheet import ERROR_RANGE, Picture, error_picture
+
+if TYPE_CHECKING:
+    from stan.evaluation.results import Results
+
+BUDGET = 20 * 2**20
+"""Characters of picture data in a page. Noise levels are taken from the middle one outwards until it is
+used up.
+"""
+QUALITY = 90
+
+
+class Gallery:
+    """Pictures of every sequence, for as many noise levels as the page's budget allows; at least one.
+
+    Attributes:
+        pictures: for each sequence and noise level the pictures by name, as ``data:`` addresses: ``noisy``,
+            ``clean``, ``m|METHOD``, ``e|METHOD`` (error), and ``...|slice`` of all but the errors.
+        remark: one sentence on what is shown.
+    """
+
+    def __init__(self, results: Results, budget: int = BUDGET) -> None:
+        self.pictures: dict[str, dict[str, dict[str, str]]] = {}
+        sigmas = list(dict.fromkeys(row["sigma"] for row in results.means))
+        middle = len(sigmas) // 2
+        used, shown = 0, 0
+        for sigma in sorted(sigmas, key=lambda s: (abs(sigmas.index(s) - middle), s)):
+            level = _level(results, sigma)
+            size = sum(len(text) for files in level.values() for text in files.values())
+            if shown and used + size > budget:
+                break
+            used, shown = used + size, shown + 1
+            for name, files in level.items():
+                self.pictures.setdefault(name, {})[f"{sigma:g}"] = files
+        left_out = (
+            "" if shown == len(sigmas) else f" Pictures of {len(sigmas) - shown} noise levels are left out."
+        )
+        self.remark = (
+            "Pictures show the middle frame, cropped to where most detail moves, as JPEG of high quality; "
+            "figures are of the originals. Errors are drawn from black (none) to white "
+            f"({ERROR_RANGE:g} grey levels, root mean square over channels).{left_out}"
+        )
+
+    def json(self) -> str:
+        """The pictures as JSON that may stand inside a script element."""
+        return json.dumps(self.pictures, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _level(results: Results, sigma: float) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for (method, name, level), path in results.pieces.items():
+        if level != sigma:
+            continue
+        arrays = results.parts.pictures(path)
+        files = found.setdefault(name, {})
+        for video in ("clean", "noisy"):
+            if video not in files:
+                files[video] = data_address(arrays[video])
+                files[f"{video}|slice"] = data_address(arrays[f"{video}_slice"])
+        if method != "noisy":
+            files[f"m|{method}"] = data_address(arrays["output"])
+            files[f"m|{method}|slice"] = data_address(arrays["output_slice"])
+            files[f"e|{method}"] = data_address(error_picture(arrays["clean"], arrays["output"]))
+    return found
+
+
+def data_address(picture: Picture) -> str:
+    """An RGB picture as a ``data:`` address."""
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    # Full colour resolution: pictures with halved colour, as WebP has them, lose most of the colour noise.
+    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, data = cv2.imencode(".jpg", bgr, options)
+    if not done:
+        raise ValueError(f"a picture of shape {picture.shape} could not be coded")
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

@@ -1,0 +1,329 @@
+"""What is evaluated: networks from checkpoints, and baselines that were not learned, behind one interface."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from stan.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from stan.inference import TilePlan
+    from stan.models import VideoDenoiser
+
+Progress = Callable[[float], None]
+"""Told the part of a video that is done, in [0, 1]."""
+
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class Method(ABC):
+    """Something that turns a noisy video into a clean one.
+
+    Attributes:
+        name: label in tables, unique in an evaluation.
+        kind: "network" or "baseline".
+        word: what the user wrote: a path, or the name of a baseline.
+    """
+
+    name: str
+    kind: Literal["network", "baseline"]
+    word: str
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Plain data: everything about the method that can move a figure."""
+
+    def prepare(self, size: tuple[int, int], frames: int) -> dict[str, Any]:
+        """Decide how clips of this size and length are cut; plain data that `__call__` takes as `plan`."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
+        """Denoise.
+
+        Args:
+            noisy: (T, 3, H, W) float32 on the CPU, not clamped; not to be changed.
+            sigma: level of the noise, 8-bit units.
+            plan: what `prepare` gave for this size.
+            progress: to be called now and then.
+
+        Returns:
+            (T, 3, H, W) float32 on the CPU, clamped or not.
+        """
+
+
+class Noisy(Method):
+    """The noisy video as it is: what every method has to beat."""
+
+    kind = "baseline"
+    name = word = "noisy"
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing can be set."""
+        return {"name": self.name}
+
+    def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
+        """Give the input back."""
+        progress(1)
+        return noisy
+
+
+class NLMeans(Method):
+    """Non-local means over three frames (Buades, Coll & Morel 2005; OpenCV's
+    fastNlMeansDenoisingColoredMulti).
+
+    OpenCV takes 8-bit pictures only, so the noisy video is clamped and rounded first, and the result is whole
+    grey levels. Filter strength h = 0.65 sigma for luma and chroma, 5x5 patches, 15x15 search: what did best
+    among h of 0.4 to 1.2 sigma, patches of 3 to 7 and searches of 11 to 21 on three DAVIS train sequences at
+    sigma 10, 30, 50. At the clip's ends the missing frame is replaced by its mirror image.
+    """
+
+    kind = "baseline"
+    name = word = "nlmeans"
+    strength = 0.65
+    patch = 5
+    search = 15
+
+    def describe(self) -> dict[str, Any]:
+        """OpenCV's version and the settings."""
+        return {
+            "name": self.name,
+            "opencv": cv2.__version__,
+            "h": f"{self.strength} sigma",
+            "patch": self.patch,
+            "search": self.search,
+            "frames": 3,
+        }
+
+    def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
+        """Denoise frame by frame, each with its neighbours."""
+        count = len(noisy)
+        out = torch.empty_like(noisy)
+        h = self.strength * sigma
+        for t in range(count):
+            if count == 1:
+                frame = cv2.fastNlMeansDenoisingColored(
+                    self._picture(noisy[0]), None, h, h, self.patch, self.search
+                )
+            else:
+                around = [abs(t - 1), t, t + 1 if t + 1 < count else t - 1]
+                pictures = [self._picture(noisy[i]) for i in around]
+                frame = cv2.fastNlMeansDenoisingColoredMulti(
+                    pictures, 1, 3, None, h, h, self.patch, self.search
+                )
+            out[t] = torch.from_numpy(frame[..., ::-1].copy()).permute(2, 0, 1).float() / 255
+            progress((t + 1) / count)
+        return out
+
+    @staticmethod
+    def _picture(frame: Tensor) -> np.ndarray:
+        """(3, H, W) in [0, 1] -> (H, W, 3) uint8 BGR, as OpenCV has it."""
+        levels = (frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        return np.ascontiguousarray(levels[..., ::-1])
+
+
+class BM3D(Method):
+    """Colour BM3D of each frame by itself (Dabov et al. 2007; the authors' `bm3d` package)."""
+
+    kind = "baseline"
+    name = word = "bm3d"
+
+    def __init__(self) -> None:
+        try:
+            import bm3d
+        except ImportError:
+            raise ConfigError(
+                "checkpoint=bm3d needs a package that is not installed: pip install bm3d "
+                "(its licence allows research use only)"
+            ) from None
+        self.run = bm3d.bm3d_rgb
+
+    def describe(self) -> dict[str, Any]:
+        """The package's version."""
+        return {"name": self.name, "bm3d": metadata.version("bm3d"), "profile": "np"}
+
+    def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
+        """Denoise frame by frame."""
+        out = torch.empty_like(noisy)
+        for t, frame in enumerate(noisy):
+            if sigma > 0:
+                clean = self.run(frame.permute(1, 2, 0).double().numpy(), sigma / 255)
+                out[t] = torch.from_numpy(np.ascontiguousarray(clean)).permute(2, 0, 1)
+            else:
+                out[t] = frame
+            progress((t + 1) / len(noisy))
+        return out
+
+
+class Network(Method):
+    """A trained network from a checkpoint.
+
+    Args:
+        path: a `.ckpt` or `.safetensors` file.
+        name: label in tables.
+        device: where to run.
+        precision: "32-true", "bf16-mixed" or "16-mixed".
+        tiles: how to cut the video; None chooses by `memory`.
+        memory: memory for a tile, such as "4GiB"; None: from what is free.
+        scenes: look for scene cuts, which no chunk of frames crosses.
+    """
+
+    kind = "network"
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        *,
+        device: torch.device,
+        precision: str = "32-true",
+        tiles: TilePlan | None = None,
+        memory: str | int | None = None,
+        scenes: bool = False,
+    ) -> None:
+        self.path = path
+        self.word = str(path)
+        self.name = name
+        self.device = device
+        self.precision = precision
+        self.tiles = tiles
+        self.memory = memory
+        self.scenes = scenes
+
+    @cached_property
+    def model(self) -> VideoDenoiser:
+        """The network, on its device; loaded when it is first needed."""
+        from stan.models import load
+
+        return load(self.path, self.device)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the checkpoint file."""
+        with self.path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The checkpoint's hash and what the file says of its network; not where the file lies."""
+        model = self.model
+        return {
+            "sha256": self.sha256,
+            "model": model.name,
+            "settings": model.settings,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "blind": model.blind,
+            "trained": model.trained.to_dict() if model.trained else None,
+            "precision": self.precision,
+            "device": self.device.type,
+            "scenes": self.scenes,
+        }
+
+    def prepare(self, size: tuple[int, int], frames: int) -> dict[str, Any]:
+        """The tiles, as plain data: those that were asked for, or those that fit into memory."""
+        from stan.inference import plan_tiles
+
+        if self.tiles is not None:
+            return asdict(self.tiles)
+        dtype = PRECISIONS[self.precision]
+        return asdict(plan_tiles(self.model, size, frames=frames, memory=self.memory, dtype=dtype))
+
+    def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
+        """Denoise with the plan's tiles."""
+        from stan.inference import TilePlan, denoise
+
+        return denoise(
+            self.model,
+            noisy,
+            None if self.model.blind else sigma,
+            tiles=replace(TilePlan(), **plan),
+            scenes=self.scenes,
+            dtype=PRECISIONS[self.precision],
+            progress=lambda done, total: progress(done / len(noisy)),
+        )
+
+
+BASELINES: dict[str, type[Noisy | NLMeans | BM3D]] = {cls.word: cls for cls in (Noisy, NLMeans, BM3D)}
+
+
+def open_methods(words: Any, **network: Any) -> list[Method]:
+    """The methods that `checkpoint` names, in its order.
+
+    Args:
+        words: a path, the name of a baseline, or a list of them. A file that is called like a baseline is
+            meant when it is written as a path (``./noisy``).
+        network: settings of `Network`.
+
+    Raises:
+        ConfigError: nothing is named, or something that is no text, or twice the same.
+        CheckpointError: a file that does not exist.
+    """
+    listed = list(words) if isinstance(words, (list, tuple)) else [] if words is None else [words]
+    if not listed:
+        raise ConfigError(
+            "nothing to evaluate: say checkpoint=FILE, a baseline "
+            f"(checkpoint={'|'.join(BASELINES)}) or a list such as checkpoint=[a.ckpt,b.ckpt,nlmeans]"
+        )
+    for word in listed:
+        if not isinstance(word, (str, Path)) or not str(word):
+            raise ConfigError(f"checkpoint: {word!r} should be a file or one of {', '.join(BASELINES)}")
+        if listed.count(word) > 1:
+            raise ConfigError(f"checkpoint names {word} twice")
+    paths = [Path(word).expanduser() for word in listed if word not in BASELINES]
+    for path in paths:
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    labels = dict(zip(map(str, paths), label_paths(paths)))
+    methods: list[Method] = []
+    for word in listed:
+        if word in BASELINES:
+            methods.append(BASELINES[word]())
+        else:
+            path = Path(word).expanduser()
+            methods.append(Network(path, labels[str(path)], **network))
+    return methods
+
+
+def label_paths(paths: Sequence[Path]) -> list[str]:
+    """Short names that tell files apart: as many of their last parts as it takes, the ending only if it
+    must.
+    """
+    bare = [path.resolve().with_suffix("") for path in paths]
+    named = [path.resolve() if bare.count(stem) > 1 else stem for path, stem in zip(paths, bare)]
+
+    def label(place: Path) -> str:
+        for depth in range(1, len(place.parts)):
+            tail = place.parts[-depth:]
+            alone = sum(other.parts[-depth:] == tail for other in named) == 1
+            if alone and "/".join(tail) not in BASELINES:
+                return "/".join(tail)
+        return str(place)
+
+    return [label(place) for place in named]
+
+
+class Messages(logging.Handler):
+    """Collects what inference says about smaller tiles, so that it is kept beside the figure."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self.lines.append(record.getMessage())

@@ -1,0 +1,67 @@
+"""What a reader of the figures should know before believing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stan.data import open_clips
+from stan.errors import StanError
+from stan.evaluation.methods import Network
+
+if TYPE_CHECKING:
+    from stan.evaluation.plan import Plan
+
+
+def notes_of(plan: Plan) -> Iterator[str]:
+    """One line for each thing about an evaluation that a reader of its figures should know."""
+    if plan.departures:
+        yield f"departs from protocol {plan.protocol.name}: " + "; ".join(plan.departures)
+    for method in plan.methods:
+        if isinstance(method, Network):
+            yield from _network_notes(plan, method)
+
+
+def _network_notes(plan: Plan, method: Network) -> Iterator[str]:
+    from stan.models.checkpoint import read
+
+    trained = method.model.trained
+    if trained is None:
+        yield f"{method.name}: the checkpoint does not say what it was trained for"
+    else:
+        outside = [f"{s:g}" for s in plan.sigmas if not trained.low <= s <= trained.high]
+        if outside:
+            low, high = f"{trained.low:g}", f"{trained.high:g}"
+            known = low if low == high else f"{low} to {high}"
+            yield f"{method.name}: trained for sigma {known}, evaluated at {', '.join(outside)} too"
+        if trained.kind != plan.noise.kind:
+            yield f"{method.name}: trained for {trained.kind} noise, evaluated on {plan.noise.kind}"
+    data = (read(method.path)[1].get("config") or {}).get("data") or {}
+    seen = _seen_in_training(plan, data)
+    if seen:
+        yield (
+            f"{method.name}: trained on {len(seen)} of these {len(plan.clips)} sequences "
+            f"({', '.join(seen[:4])}{', ...' if len(seen) > 4 else ''}); "
+            "those figures do not show how it does on new video"
+        )
+
+
+def _seen_in_training(plan: Plan, data: dict[str, Any]) -> list[str]:
+    """Sequences of the evaluation that were in the training data, as far as split lists that are here can
+    tell.
+    """
+    ours = plan.config.data
+    if data.get("kind") != ours.kind:
+        return []
+    split = data.get("split")
+    same_root = Path(str(data.get("root"))).resolve() == Path(ours.root).resolve()
+    if not same_root and not (
+        ours.kind == "davis" and split
+    ):  # names tell sequences apart within one data set
+        return []
+    try:
+        trained = {clip.name for clip in open_clips(ours.kind, ours.root, split)}
+    except StanError:
+        return []
+    return [clip.name for clip in plan.clips if clip.name in trained]

@@ -1,0 +1,164 @@
+"""Named, frozen evaluation protocols: which data, how many frames, which noise.
+
+A protocol is a promise that two tables with its name can be compared. So its records never change (a new
+version gets a new number), everything that departs from one is named beside the figures
+(`Protocol.departures`), and its noise depends on nothing but (protocol seed, sequence, sigma).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stan.data.noise import Noise, NumpyRandom
+from stan.errors import ConfigError, nearest
+
+SEED = 2309
+"""Seed of the noise of all protocols here: with one seed for all, the noise of ``quick`` is the beginning of
+that of ``davis-full``."""
+
+_PIECE = 8
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a named evaluation is made of.
+
+    Attributes:
+        name: as used on the command line.
+        purpose: one line for a reader.
+        data: layout of the data set (a kind of `stan.data.open_clips`) that the name stands for; None: any.
+        split: split list of the data set; None: all sequences.
+        max_frames: at most this many frames of each sequence, from the first on; None: all.
+        sigmas: noise levels of published tables, 8-bit units.
+        noise: kind of noise.
+        border: pixels left out of the measures at each side.
+        seed: seed of the noise.
+        version: raised if a record had to change.
+    """
+
+    name: str
+    purpose: str
+    data: str | None
+    split: str | None
+    max_frames: int | None
+    sigmas: tuple[float, ...] = (10, 20, 30, 40, 50)
+    noise: str = "gaussian"
+    border: int = 0
+    seed: int = SEED
+    version: int = 1
+
+    def departures(
+        self,
+        *,
+        data: str,
+        split: str | None,
+        max_frames: int | None,
+        noise: str,
+        border: int,
+        seed: int,
+        sequences: int | None = None,
+        downscale: int = 1,
+    ) -> list[str]:
+        """What of an evaluation is not as the protocol says, one short phrase each; empty if it can be
+        compared.
+
+        Args:
+            data: layout of the data set used.
+            split: split list used.
+            max_frames: cap on the frames of a sequence.
+            noise: kind of noise.
+            border: pixels left out at each side.
+            seed: seed of the noise.
+            sequences: number of sequences picked by hand; None: all of the split.
+            downscale: factor that frames are shrunk by.
+        """
+        found = []
+        if self.data is not None and data != self.data:
+            found.append(f"data {data}, not {self.data}")
+        elif self.data is not None and split != self.split:
+            found.append(f"split {split or 'all sequences'}, not {self.split or 'all sequences'}")
+        if sequences is not None:
+            found.append(f"{sequences} sequence{'s' if sequences != 1 else ''} picked by hand")
+        if max_frames != self.max_frames:
+            found.append(f"{_frames(max_frames)}, not {_frames(self.max_frames)}")
+        if noise != self.noise:
+            found.append(f"{noise} noise, not {self.noise}")
+        if seed != self.seed:
+            found.append(f"noise seed {seed}, not {self.seed}")
+        if border != self.border:
+            found.append(f"{border} pixels left out at each side, not {self.border}")
+        if downscale != 1:
+            found.append(f"frames shrunk by {downscale}")
+        return found
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("davis-full", "every frame of DAVIS-2017 test-dev at 480p", "davis", "test-dev", None),
+        Protocol(
+            "davis-85",
+            "DAVIS-2017 test-dev at 480p, first 85 frames, as most papers do",
+            "davis",
+            "test-dev",
+            85,
+        ),
+        Protocol("set8", "the eight Set8 sequences at 960x540, every frame", "set8", None, None),
+        Protocol("quick", "first 10 frames of any data, for a look; not for tables", None, "val", 10),
+    )
+}
+
+
+def get(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(f"evaluation.protocol={name!r} is not known; {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def add_noise(clean: Tensor, noise: Noise, sigma: float, *, sequence: str, seed: int = SEED) -> Tensor:
+    """The noisy video of a sequence: one draw for the whole sequence, the same on every machine and device.
+
+    The numbers come from numpy's PCG64, seeded by (seed, sequence, sigma), frame after frame, so that the
+    first frames of a longer clip get the same noise. White Gaussian noise is neither clipped nor rounded.
+
+    Args:
+        clean: (T, 3, H, W) uint8.
+        noise: kind of noise, see `stan.data.noise.build`.
+        sigma: standard deviation in 8-bit units.
+        sequence: the sequence's name.
+        seed: the protocol's seed.
+
+    Returns:
+        (T, 3, H, W) float32 on the CPU.
+    """
+    random = NumpyRandom(seed, sequence, float(sigma))
+    noisy = torch.empty(clean.shape, dtype=torch.float32)
+    for start in range(0, len(clean), _PIECE):  # the draw goes on from piece to piece; memory stays small
+        piece = slice(start, start + _PIECE)
+        noisy[piece] = noise(to_float(clean[piece]), sigma, random).cpu()
+    return noisy
+
+
+def to_float(frames: Tensor) -> Tensor:
+    """uint8 frames as float32 in [0, 1]: the value divided by 255, to the last bit, on every device."""
+    return frames.float() / torch.full((1,), 255.0, device=frames.device)
+
+
+def digest(video: Tensor) -> str:
+    """SHA-256 of a video's values (C order, little-endian), hexadecimal: tells whether two had the same
+    input.
+    """
+    return hashlib.sha256(video.detach().cpu().contiguous().numpy().data).hexdigest()
+
+
+def _frames(cap: int | None) -> str:
+    return "all frames" if cap is None else f"at most {cap} frames"

@@ -1,0 +1,298 @@
+"""``evaluate``: all methods on all sequences at all noise levels, in pieces that survive a kill and can be
+shared.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from stan.evaluation import measure, protocols, provenance
+from stan.evaluation.launch import Helpers
+from stan.evaluation.methods import Messages, Method, Network, Noisy
+from stan.evaluation.parts import Parts
+from stan.evaluation.plan import Plan, Task, make_plan, read_frames
+from stan.evaluation.progress import Board
+from stan.evaluation.results import Results
+from stan.files import write_text
+
+if TYPE_CHECKING:
+    from stan.config import Config
+    from stan.data import Clip
+
+
+def evaluate(config: Config, *, console: Console | None = None) -> Results:
+    """Evaluate what ``config.checkpoint`` names, and write the results to ``config.output``.
+
+    Finished pieces in ``OUTPUT/parts`` that were made with the same checkpoint, settings and program are
+    kept, so the same call goes on where a killed one stopped. With several devices, or started several times
+    by torchrun or by hand with one output folder, the processes share the pieces; each returns the whole
+    result, and the first writes it.
+
+    Args:
+        config: the configuration; `checkpoint`, `output`, `data`, `noise.kind`, `evaluation` and `trainer`
+            are used.
+        console: where progress and notes go; None: standard error.
+
+    Raises:
+        StanError: input that cannot be used.
+    """
+    console = console or Console(stderr=True)
+    plan = make_plan(config)
+    first = plan.ranks.rank == 0
+    if first:
+        for note in plan.notes:
+            console.print(f"[yellow]note[/yellow] {note}", highlight=False)
+    parts = Parts(plan.output / "parts")
+    with _settled(plan), Helpers(config, plan) as helpers, Board(plan, console, shown=first) as board:
+        work = _Work(plan, parts, board)
+        work.run()
+        board.finish(helpers.failures())
+    results = work.collect()
+    if first:
+        from stan.config import to_yaml
+
+        write_text(plan.output / "evaluate.yaml", to_yaml(config))
+        results.write(plan.output)
+        _sweep(parts.folder)
+    return results
+
+
+class _Work:
+    """The pieces of one evaluation, as this process sees them.
+
+    Args:
+        plan: what there is to do.
+        parts: where finished pieces lie.
+        board: shows progress.
+    """
+
+    def __init__(self, plan: Plan, parts: Parts, board: Board) -> None:
+        self.plan = plan
+        self.parts = parts
+        self.board = board
+        self._clean: tuple[str, Tensor] | None = None
+        self._noisy: tuple[tuple[str, float], Tensor] | None = None
+        self._tiles: dict[tuple[str, tuple[int, int], int], dict[str, Any]] = {}
+        self._paths: dict[tuple[str, str, float], Path] = {}
+        self._warm: set[tuple[str, tuple[int, int]]] = set()
+
+    def run(self) -> None:
+        """Do what is not done yet, until everything is there."""
+        tasks = self.plan.tasks
+        start = len(tasks) * self.plan.ranks.rank // max(self.plan.ranks.world, 1)
+        waiting = [task for task in (*tasks[start:], *tasks[:start]) if not self._done(task, earlier=True)]
+        for task in waiting[:]:
+            if self._attempt(task, wait=False):
+                waiting.remove(task)
+        for task in waiting:  # in other hands: they finish it, or die and leave it to us
+            self._attempt(task, wait=True)
+
+    def collect(self) -> Results:
+        """The results, from the finished pieces."""
+        rows, pieces = [], {}
+        shown = {method.name for method in self.plan.methods}
+        references: dict[tuple[str, float], dict[str, Any]] = {}
+        for task in self.plan.tasks:
+            path = self.path(task)
+            record = self.parts.read(path)
+            if record is None:
+                raise RuntimeError(f"{path} was removed while the evaluation was running")
+            at = (task.clip.name, task.sigma)
+            if isinstance(task.method, Noisy):
+                references[at] = record
+            if task.method.name in shown:
+                reference = {name: references[at][name] for name in _OF_NOISY}
+                rows.append({**record, **reference})
+                pieces[(task.method.name, *at)] = path
+        order = {method.name: i for i, method in enumerate(self.plan.methods)}
+        rows.sort(key=lambda row: (self.plan.sigmas.index(row["sigma"]), order[row["method"]]))
+        methods = [
+            {"name": m.name, "kind": m.kind, "checkpoint": m.word, **self._account(m)}
+            for m in self.plan.methods
+        ]
+        notes = [*self.plan.notes, *_messages(rows)]
+        return Results(self.plan.settings(), methods, rows, notes, pieces, self.parts)
+
+    def path(self, task: Task) -> Path:
+        """Where a task's record is, or will be."""
+        at = (task.method.name, task.clip.name, task.sigma)
+        if at not in self._paths:
+            key = self.plan.key(task, self.tiles(task.method, task.clip))
+            self._paths[at] = self.parts.path(*at, key)
+        return self._paths[at]
+
+    def tiles(self, method: Method, clip: Clip) -> dict[str, Any]:
+        """How a method cuts clips of this size: decided once, by the first process that needs it."""
+        size, frames = clip.size, self.plan.frames(clip)
+        at = (method.name, size, frames)
+        if at not in self._tiles:
+            if isinstance(method, Network):
+                key = {
+                    "method": self.plan.description(method),
+                    "size": size,
+                    "frames": frames,
+                    "tiles": self.plan.config.evaluation.tiles,
+                    "memory": self.plan.config.evaluation.memory,
+                    "source": provenance.code()["source"],
+                }
+                name = f"tiles-{method.name}-{size[1]}x{size[0]}"
+                self._tiles[at] = self.parts.once(name, key, lambda: method.prepare(size, frames))
+            else:
+                self._tiles[at] = {}
+        return self._tiles[at]
+
+    def _done(self, task: Task, *, earlier: bool = False) -> bool:
+        if self.parts.read(self.path(task)) is None:
+            return False
+        self.board.found(task, earlier=earlier)
+        return True
+
+    def _attempt(self, task: Task, *, wait: bool) -> bool:
+        """Do a task unless another process has it; True once it is done, by whomever."""
+        path = self.path(task)
+        with self.parts.claim(path, wait=wait) as got:
+            if not got:
+                return False
+            if not self._done(task):
+                with self.board.working(task):
+                    record, pictures = self._compute(task)
+                self.parts.write(path, record, pictures)
+                self.board.finished(task, record)
+        return True
+
+    def _compute(self, task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
+        """One method on one sequence at one noise level: the record of its figures, and pictures."""
+        plan, method, clip, sigma = self.plan, task.method, task.clip, task.sigma
+        clean, noisy = self._video(clip, sigma)
+        tiles = self.tiles(method, clip)
+        self._warm_up(method, noisy, sigma, tiles)
+        with _heard() as messages, measure.Cost(plan.device) as cost:
+            output = method(noisy, sigma, tiles, self.board.denoising)
+        if not all(bool(torch.isfinite(frame).all()) for frame in output):
+            messages.append(
+                f"{method.name} gave values that are not finite on {clip.name} at sigma {sigma:g}"
+            )
+        found = measure.figures(
+            clean, output, border=plan.config.evaluation.border, progress=self.board.measuring
+        )
+        record: dict[str, Any] = {
+            "method": method.name,
+            "sequence": clip.name,
+            "sigma": sigma,
+            "frames": len(clean),
+            "height": clean.shape[-2],
+            "width": clean.shape[-1],
+            **found,
+            "seconds_per_frame": cost.seconds / len(clean),
+            "memory_mib": cost.memory / 2**20,
+            "tiles": tiles,
+            "device": provenance.device_name(plan.device),
+            "messages": messages,
+        }
+        if isinstance(method, Noisy):
+            record |= {
+                "psnr_noisy": measure.psnr_raw(clean, noisy),
+                "ssim_noisy": found["ssim"],
+                "strred_noisy": found["strred"],
+                "flicker_noisy": found["flicker"],
+                "psnr_noisy_frames": found["psnr_frames"],
+                "clean_sha256": protocols.digest(clean),
+                "noisy_sha256": protocols.digest(noisy),
+            }
+        return record, measure.pictures(clean, noisy, output)
+
+    def _video(self, clip: Clip, sigma: float) -> tuple[Tensor, Tensor]:
+        """The clean and the noisy frames; the last ones are kept for the next method."""
+        if self._clean is None or self._clean[0] != clip.name:
+            self._noisy = self._clean = None
+            self._clean = (clip.name, read_frames(self.plan, clip))
+        clean = self._clean[1]
+        if self._noisy is None or self._noisy[0] != (clip.name, sigma):
+            self._noisy = None
+            noisy = protocols.add_noise(
+                clean, self.plan.noise, sigma, sequence=clip.name, seed=self.plan.seed
+            )
+            self._noisy = ((clip.name, sigma), noisy)
+        return clean, self._noisy[1]
+
+    def _warm_up(self, method: Method, noisy: Tensor, sigma: float, tiles: dict[str, Any]) -> None:
+        """Run a GPU's kernels once before they are timed."""
+        at = (method.name, (noisy.shape[-2], noisy.shape[-1]))
+        if self.plan.device.type != "cpu" and isinstance(method, Network) and at not in self._warm:
+            method(noisy[: max(4, tiles.get("frames", 4))], sigma, tiles, lambda part: None)
+            self._warm.add(at)
+
+    def _account(self, method: Method) -> dict[str, Any]:
+        account = dict(self.plan.description(method))
+        account.pop("name", None)
+        return account
+
+
+_OF_NOISY = (
+    "psnr_noisy",
+    "ssim_noisy",
+    "strred_noisy",
+    "flicker_noisy",
+    "psnr_noisy_frames",
+    "clean_sha256",
+    "noisy_sha256",
+)
+
+
+@contextmanager
+def _settled(plan: Plan) -> Iterator[None]:
+    """Full float32 in convolutions while the block runs, so that a GPU's figures are those of the CPU."""
+    before = torch.backends.cudnn.allow_tf32
+    if plan.config.trainer.precision == "32-true" and plan.device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Collects warnings of inference (smaller tiles) instead of printing them into the progress bar."""
+    handler = Messages()
+    logger = logging.getLogger("stan.inference")
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # levels outside the training range are in the notes already
+            yield handler.lines
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
+
+
+def _messages(rows: list[dict[str, Any]]) -> list[str]:
+    """What was said while computing, each once, with the sequences it was said of."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        for line in row["messages"]:
+            said.setdefault(f"{row['method']}: {line}", []).append(row["sequence"])
+    return [f"{line} ({', '.join(dict.fromkeys(names))})" for line, names in said.items()]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left: half-written files too old to be in use, and locks of pieces
+    that are finished."""
+    for path in [*folder.rglob(".*.part"), *folder.rglob("*.lock")]:
+        finished = path.suffix == ".lock" and path.with_suffix(".json").is_file()
+        try:
+            if finished or (path.suffix == ".part" and time.time() - path.stat().st_mtime > 3600):
+                path.unlink()
+        except OSError:
+            continue

@@ -1,0 +1,187 @@
+"""The whole story on a small scale: data, training, fine-tuning, evaluation, a clean video; no download."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor
+from torchvision.io import write_png
+
+from stan.config import builtin_configs, load
+from stan.data.clips import Clip
+from stan.data.noise import NumpyRandom
+from stan.data.noise import build as build_noise
+from stan.data.sources import open_clips
+from stan.data.synthetic import write_synthetic
+from stan.evaluation import evaluate
+from stan.evaluation.sheet import SheetRow, write_sheet
+from stan.files import write_text
+from stan.inference import denoise
+from stan.inference.files import denoise_file
+from stan.models import VideoDenoiser
+from stan.models import load as load_model
+from stan.training import Fit, finetune, train
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo left behind, and what it measured on held-out clips.
+
+    Attributes:
+        files: what each file is -> its path.
+        table: rows of (network, sigma, PSNR of the noisy input, PSNR, SSIM), means over the held-out clips.
+        seconds: how long each part took.
+    """
+
+    files: dict[str, Path]
+    table: list[tuple[str, float, float, float, float]]
+    seconds: dict[str, float]
+
+
+def run_demo(output: Path, console: Console, steps: int | None = None) -> Demo:
+    """Make data, train, fine-tune, evaluate, draw a picture sheet, denoise a video; again, and it goes on.
+
+    Args:
+        output: folder for all of it.
+        console: where the steps are told.
+        steps: training steps, a fifth as many for fine-tuning; None: as the configurations say.
+    """
+    clock = _Clock(console)
+    data = output / "data"
+    with clock.part("data", f"synthetic clips from scikit-image's photographs -> {data}"):
+        write_synthetic(data)
+
+    common = [f"data.root={data}"]
+    config = load(
+        builtin_configs() / "train" / "demo.yaml",
+        [*common, f"output={output / 'train'}", *_length(steps)],
+    )
+    with clock.part("train", f"{config.model.name} at sigma {config.noise.sigma} -> {output / 'train'}"):
+        trained = _finished(train(config))
+
+    tuning = load(
+        builtin_configs() / "finetune" / "demo.yaml",
+        [
+            *common,
+            f"output={output / 'finetune'}",
+            f"checkpoint={trained.last}",
+            *_length(steps and max(1, steps // 5)),
+        ],
+    )
+    with clock.part("finetune", f"to sigma {tuning.noise.sigma} -> {output / 'finetune'}"):
+        result, _ = finetune(tuning)
+        tuned = _finished(result)
+
+    with clock.part("evaluate", f"both, on clips held out of training -> {output / 'evaluation'}"):
+        evaluation = load(
+            builtin_configs() / "evaluate" / "demo.yaml",
+            [*common, f"output={output / 'evaluation'}", f"checkpoint=[{trained.last},{tuned.last}]"],
+        )
+        results = evaluate(evaluation)
+
+    with clock.part("pictures", f"a sheet and a denoised video -> {output}"):
+        network = load_model(trained.last)
+        sigma = float(config.noise.sigma)
+        clips = open_clips("davis", data, "val")
+        _draw(network, clips, sigma, output / "sheet.png")
+        video = _denoise_video(network, clips[0], sigma, output)
+
+    names = {method["name"]: label for method, label in zip(results.methods, ("trained", "fine-tuned"))}
+    table = [
+        (names[row["method"]], row["sigma"], row["psnr_noisy"], row["psnr"], row["ssim"])
+        for row in results.means
+    ]
+    files = {
+        "trained checkpoint": trained.last,
+        "fine-tuned checkpoint": tuned.last,
+        "evaluation report": output / "evaluation" / "report.html",
+        "picture sheet": output / "sheet.png",
+        "denoised video": video,
+        "summary": output / SUMMARY,
+    }
+    demo = Demo(files, table, clock.seconds)
+    _write_summary(demo, sigma, output / SUMMARY)
+    return demo
+
+
+def _length(steps: int | None) -> list[str]:
+    """The words that make a training that long."""
+    return [f"trainer.max_steps={steps}", f"optimizer.warmup_steps={min(5, steps - 1)}"] if steps else []
+
+
+class _Clock:
+    """Tells each part as it begins, and how long it took."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str, text: str) -> Iterator[None]:
+        self.console.print(f"[bold]{name}[/bold]: {text}", highlight=False, soft_wrap=True)
+        start = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - start
+        self.console.print(f"  {self.seconds[name]:.0f} s", highlight=False)
+
+
+def _finished(result: Fit) -> Fit:
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def _noisy(clip: Clip, sigma: float) -> tuple[Tensor, Tensor]:
+    """Clean and noisy frames `(T, 3, H, W)` of a clip, float."""
+    clean = clip.read().float() / 255
+    return clean, build_noise("gaussian")(clean, sigma, NumpyRandom(0, "demo", clip.name, sigma))
+
+
+def _draw(network: VideoDenoiser, clips: list[Clip], sigma: float, path: Path) -> None:
+    """The middle frame of each clip: noisy, denoised, clean, error."""
+    rows = []
+    for clip in clips:
+        clean, noisy = _noisy(clip, sigma)
+        output = denoise(network, noisy, sigma)
+        middle = len(clean) // 2
+        rows.append(SheetRow(f"{clip.name}, sigma {sigma:g}", noisy[middle], output[middle], clean[middle]))
+    write_sheet(path, rows)
+
+
+def _denoise_video(network: VideoDenoiser, clip: Clip, sigma: float, output: Path) -> Path:
+    """Write a clip's noisy frames as 8-bit pictures, as a user has them, and denoise them to a video."""
+    _, noisy = _noisy(clip, sigma)
+    folder = output / "noisy"
+    folder.mkdir(exist_ok=True)
+    for t, frame in enumerate(noisy):
+        write_png((frame.clamp(0, 1) * 255).round().byte(), str(folder / f"{t:05d}.png"))
+    path = output / "denoised.mp4"
+    denoise_file(network, folder, path, sigma=sigma, overwrite=True)
+    return path
+
+
+def _write_summary(demo: Demo, sigma: float, path: Path) -> None:
+    """The figures of the trained network at its own level, and all rows of the table."""
+    keys = ("network", "sigma", "psnr_noisy", "psnr", "ssim")
+    rows: list[dict[str, Any]] = [dict(zip(keys, row)) for row in demo.table]
+    own = next(row for row in rows if row["network"] == "trained" and row["sigma"] == sigma)
+    summary = {
+        "sigma": sigma,
+        "psnr": own["psnr"],
+        "psnr_noisy": own["psnr_noisy"],
+        "ssim": own["ssim"],
+        "seconds": sum(demo.seconds.values()),
+        "parts": demo.seconds,
+        "table": rows,
+        "files": {name: str(file) for name, file in demo.files.items()},
+    }
+    write_text(path, json.dumps(summary, indent=2) + "\n")

@@ -1,0 +1,47 @@
+"""Offset sources: where each pixel of a frame is found in the neighbouring frames, behind one interface.
+
+``source = stan.flow.build("dis"); forward, backward = source(video)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stan.flow.base import FlowPair, OffsetSource
+from stan.flow.cache import CachedFlow, CacheSize
+from stan.flow.classical import DISFlow, FarnebackFlow, PairwiseFlow, TVL1Flow, ZeroFlow
+from stan.flow.registry import Registry
+
+sources: Registry[OffsetSource] = Registry("offset source")
+for _source in (ZeroFlow, DISFlow, FarnebackFlow, TVL1Flow):
+    sources.register(_source.name)(_source)
+
+
+def build(name: str, **settings: Any) -> OffsetSource:
+    """Make the offset source `name`; see its class for the settings.
+
+    Raises:
+        ConfigError: for an unknown name or setting, with the nearest valid one.
+    """
+    return sources.build(name, **settings)
+
+
+def names() -> list[str]:
+    """Names of all offset sources."""
+    return sources.names()
+
+
+__all__ = [
+    "CacheSize",
+    "CachedFlow",
+    "DISFlow",
+    "FarnebackFlow",
+    "FlowPair",
+    "OffsetSource",
+    "PairwiseFlow",
+    "TVL1Flow",
+    "ZeroFlow",
+    "build",
+    "names",
+    "sources",
+]

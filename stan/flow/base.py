@@ -1,0 +1,70 @@
+"""What every offset source is: a module that says where each pixel went in the neighbouring frames."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from stan.errors import DataError
+
+
+class FlowPair(NamedTuple):
+    """Displacements between neighbouring frames, each `(B, T, 2, H, W)` float32 in pixels, (x, y) order.
+
+    ``forward[:, t]`` maps frame t to t+1 (last frame: zero), ``backward[:, t]`` maps frame t to t-1 (first
+    frame: zero): the thing at x in frame t is at x + flow in the other frame.
+    """
+
+    forward: Tensor
+    backward: Tensor
+
+
+class OffsetSource(nn.Module):
+    """Base of the offset sources: ``source(video) -> FlowPair``.
+
+    A subclass sets `name`, hands its settings (plain values that rebuild it) to this constructor and
+    implements `estimate`. Sources with parameters that learn through the search's flow gradient return a
+    differentiable result and set `trainable`; all others return plain data.
+
+    Args:
+        settings: the keyword arguments that rebuild this source, ``build(source.name, **source.settings)``.
+    """
+
+    name: ClassVar[str]
+    trainable: ClassVar[bool] = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings: dict[str, Any] = settings
+
+    @property
+    def version(self) -> str:
+        """The library and version that computes the flow; a cached flow of another version is not used."""
+        return "1"
+
+    def forward(self, video: Tensor) -> FlowPair:
+        """Displacements to the next and the previous frame.
+
+        Args:
+            video: `(B, T, 3, H, W)` float, about [0, 1]; noise may leave that range. Any T >= 1, H, W >= 1.
+
+        Returns:
+            a `FlowPair` on the video's device.
+
+        Raises:
+            DataError: if the video has another layout.
+        """
+        if video.ndim != 5 or video.shape[2] != 3 or not video.is_floating_point() or 0 in video.shape[3:]:
+            raise DataError(
+                f"flow needs a float video (B, T, 3, H, W), got {tuple(video.shape)} of {video.dtype}"
+            )
+        return self.estimate(video)
+
+    def estimate(self, video: Tensor) -> FlowPair:
+        """Compute the flow of a checked video (see `forward`)."""
+        raise TypeError(f"{type(self).__name__} is an offset source without an estimate() method")
+
+    def extra_repr(self) -> str:
+        """The settings, for printing."""
+        return ", ".join(f"{key}={value!r}" for key, value in self.settings.items())

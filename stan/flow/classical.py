@@ -1,0 +1,268 @@
+"""Offset sources that estimate optical flow on the CPU, frame pair by frame pair (OpenCV, scikit-image)."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import ClassVar, TypeAlias
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.registration import optical_flow_tvl1
+from torch import Tensor
+
+from stan.errors import ConfigError
+from stan.flow.base import FlowPair, OffsetSource
+
+Image: TypeAlias = np.ndarray
+"""A grey frame, `(H, W)` uint8."""
+
+
+class ZeroFlow(OffsetSource):
+    """No displacement: the search is centred on the query's own position (a plain non-local search)."""
+
+    name = "zero"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def estimate(self, video: Tensor) -> FlowPair:
+        """Zeros of the right shape."""
+        b, t, _, h, w = video.shape
+        zeros = torch.zeros(b, t, 2, h, w, device=video.device)
+        return FlowPair(zeros, zeros.clone())
+
+
+class PairwiseFlow(OffsetSource):
+    """Base of the estimators that take two grey frames. The result carries no gradient.
+
+    Frames are clipped to [0, 1], turned grey (BT.601 luma, which also averages the noise of the channels),
+    blurred against noise, and rounded to 8 bit. Frames smaller than `smallest` pixels are enlarged by
+    repeating their border. Pairs are shared out over threads (the libraries release the interpreter's lock).
+
+    Args:
+        blur: standard deviation of a Gaussian blur before the estimation, in pixels; 0 is none.
+        threads: worker threads; None takes ``torch.get_num_threads()``.
+        settings: further settings of the subclass.
+    """
+
+    smallest: ClassVar[int] = 16
+
+    def __init__(self, *, blur: float, threads: int | None, **settings: object) -> None:
+        if not 0 <= blur < 100:
+            raise ConfigError(f"flow blur={blur} must lie in [0, 100) pixels")
+        if threads is not None and threads < 1:
+            raise ConfigError(f"flow threads={threads} must be at least 1, or null for all")
+        super().__init__(blur=blur, threads=threads, **settings)
+        self.blur = blur
+        self.threads = threads
+
+    def pair(self, first: Image, second: Image) -> np.ndarray:
+        """Flow `(H, W, 2)` float32, (x, y), from `first` to `second`; called from several threads at once."""
+        raise TypeError(f"{type(self).__name__} is a pairwise offset source without a pair() method")
+
+    def grey(self, video: Tensor) -> np.ndarray:
+        """The frames as the estimator sees them: `(B, T, H', W')` uint8, H' and W' at least `smallest`."""
+        red, green, blue = video.detach().float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).unbind(2)
+        grey = 0.299 * red + 0.587 * green + 0.114 * blue  # (B, T, H, W)
+        h, w = grey.shape[-2:]
+        if min(h, w) < self.smallest:
+            grey = F.pad(grey, (0, max(0, self.smallest - w), 0, max(0, self.smallest - h)), mode="replicate")
+        frames = (grey * 255).cpu().numpy()
+        if self.blur > 0:
+            flat = frames.reshape(-1, *frames.shape[2:])
+            for frame in flat:
+                frame[:] = cv2.GaussianBlur(frame, (0, 0), self.blur, borderType=cv2.BORDER_REFLECT_101)
+        return np.rint(frames).astype(np.uint8)
+
+    @torch.no_grad()
+    def estimate(self, video: Tensor) -> FlowPair:
+        """Estimate all neighbouring pairs in both directions."""
+        b, t, _, h, w = video.shape
+        frames = self.grey(video)
+        flow = np.zeros((2, b, t, h, w, 2), np.float32)
+        jobs = [(i, s, s + 1, 0) for i in range(b) for s in range(t - 1)]
+        jobs += [(i, s, s - 1, 1) for i in range(b) for s in range(1, t)]
+
+        def run(job: tuple[int, int, int, int]) -> None:
+            clip, source, target, direction = job
+            estimated = self.pair(frames[clip, source], frames[clip, target])
+            flow[direction, clip, source] = estimated[:h, :w]
+
+        threads = min(self.threads or torch.get_num_threads(), len(jobs))
+        if threads <= 1:
+            for job in jobs:
+                run(job)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(run, jobs))
+        flow = np.nan_to_num(flow, nan=0.0, posinf=0.0, neginf=0.0)
+        pair = torch.from_numpy(flow).permute(0, 1, 2, 5, 3, 4).contiguous().to(video.device)
+        return FlowPair(pair[0], pair[1])  # each (B, T, 2, H, W)
+
+
+class DISFlow(PairwiseFlow):
+    """Dense inverse search (Kroeger et al., ECCV 2016) of OpenCV: fast, the default for estimated flow.
+
+    Args:
+        preset: "ultrafast", "fast" or "medium": OpenCV's presets, by rising cost.
+        blur: see `PairwiseFlow`.
+        threads: see `PairwiseFlow`.
+    """
+
+    name = "dis"
+    presets: ClassVar[dict[str, int]] = {
+        "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+        "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+        "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+    }
+
+    def __init__(self, *, preset: str = "medium", blur: float = 0.7, threads: int | None = None) -> None:
+        if preset not in self.presets:
+            raise ConfigError(f"dis preset={preset!r} must be one of {', '.join(self.presets)}")
+        super().__init__(preset=preset, blur=blur, threads=threads)
+        self.preset = preset
+
+    @property
+    def version(self) -> str:
+        """OpenCV's version."""
+        return f"opencv {cv2.__version__}"
+
+    def pair(self, first: Image, second: Image) -> np.ndarray:
+        """DIS flow of one pair; the estimator object holds buffers, so each call makes its own."""
+        estimator = cv2.DISOpticalFlow.create(self.presets[self.preset])
+        patch = estimator.getPatchSize()
+        sides = first.shape
+        # The coarsest pyramid level as OpenCV computes it. Where it is finer than the preset's finest level,
+        # OpenCV chooses levels from the width alone and, for a wide and low frame, reads out of bounds.
+        coarsest = min(int(math.log2(max(sides) / (4 * patch)) + 0.5), int(math.log2(min(sides) / patch)))
+        estimator.setFinestScale(max(0, min(estimator.getFinestScale(), coarsest)))
+        # OpenCV's stubs ask for an array where its code takes none; one given would be the initial guess.
+        return estimator.calc(first, second, None)  # type: ignore[call-overload]
+
+
+class FarnebackFlow(PairwiseFlow):
+    """Polynomial expansion (Farnebäck, SCIA 2003) of OpenCV.
+
+    Args:
+        levels: pyramid levels, each half the size of the one before.
+        window: side of the averaging window in pixels; larger is more robust to noise and blurs motion
+            borders.
+        iterations: iterations a level.
+        neighbourhood: side of the polynomial's neighbourhood in pixels, 5 or 7.
+        blur: see `PairwiseFlow`.
+        threads: see `PairwiseFlow`.
+    """
+
+    name = "farneback"
+
+    def __init__(
+        self,
+        *,
+        levels: int = 5,
+        window: int = 15,
+        iterations: int = 3,
+        neighbourhood: int = 7,
+        blur: float = 0.0,
+        threads: int | None = None,
+    ) -> None:
+        if neighbourhood not in (5, 7):
+            raise ConfigError(f"farneback neighbourhood={neighbourhood} must be 5 or 7")
+        if min(levels, window, iterations) < 1:
+            raise ConfigError(
+                f"farneback levels={levels}, window={window} and iterations={iterations} must be at least 1"
+            )
+        super().__init__(
+            levels=levels,
+            window=window,
+            iterations=iterations,
+            neighbourhood=neighbourhood,
+            blur=blur,
+            threads=threads,
+        )
+
+    @property
+    def version(self) -> str:
+        """OpenCV's version."""
+        return f"opencv {cv2.__version__}"
+
+    def pair(self, first: Image, second: Image) -> np.ndarray:
+        """Farnebäck flow of one pair; the polynomial's Gaussian is OpenCV's recommendation for its size."""
+        s = self.settings
+        return cv2.calcOpticalFlowFarneback(  # type: ignore[call-overload]
+            first,
+            second,
+            None,
+            pyr_scale=0.5,
+            levels=s["levels"],
+            winsize=s["window"],
+            iterations=s["iterations"],
+            poly_n=s["neighbourhood"],
+            poly_sigma=1.1 if s["neighbourhood"] == 5 else 1.5,
+            flags=0,
+        )
+
+
+class TVL1Flow(PairwiseFlow):
+    """TV-L1 (Zach et al., DAGM 2007) of scikit-image: the paper's choice; accurate and slow.
+
+    Args:
+        attachment: weight of the data term; smaller is smoother.
+        tightness: how closely the two sub-problems are tied.
+        warps: warps a pyramid level.
+        iterations: fixed-point iterations a warp.
+        tolerance: stop when the squared change of the flow falls below this.
+        blur: see `PairwiseFlow`.
+        threads: see `PairwiseFlow`.
+    """
+
+    name = "tvl1"
+
+    def __init__(
+        self,
+        *,
+        attachment: float = 15.0,
+        tightness: float = 0.3,
+        warps: int = 5,
+        iterations: int = 10,
+        tolerance: float = 1e-4,
+        blur: float = 0.0,
+        threads: int | None = None,
+    ) -> None:
+        if min(attachment, tightness, tolerance) <= 0 or min(warps, iterations) < 1:
+            raise ConfigError(
+                f"tvl1 attachment={attachment}, tightness={tightness}, tolerance={tolerance} must be above 0 "
+                f"and warps={warps}, iterations={iterations} at least 1"
+            )
+        super().__init__(
+            attachment=attachment,
+            tightness=tightness,
+            warps=warps,
+            iterations=iterations,
+            tolerance=tolerance,
+            blur=blur,
+            threads=threads,
+        )
+
+    @property
+    def version(self) -> str:
+        """scikit-image's version."""
+        return f"scikit-image {version('scikit-image')}"
+
+    def pair(self, first: Image, second: Image) -> np.ndarray:
+        """TV-L1 flow of one pair; scikit-image gives (row, column), this gives (x, y)."""
+        s = self.settings
+        rows, columns = optical_flow_tvl1(
+            first.astype(np.float32) / 255,
+            second.astype(np.float32) / 255,
+            attachment=s["attachment"],
+            tightness=s["tightness"],
+            num_warp=s["warps"],
+            num_iter=s["iterations"],
+            tol=s["tolerance"],
+            dtype=np.float32,
+        )
+        return np.stack([columns, rows], axis=-1)

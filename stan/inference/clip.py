@@ -1,0 +1,194 @@
+"""One chunk of frames through the network, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stan.errors import StanError
+from stan.flow import FlowPair, PairwiseFlow
+from stan.inference.memory import trim_heap
+from stan.inference.tiling import TilePlan, blend_weights
+
+if TYPE_CHECKING:
+    from stan.models import VideoDenoiser
+
+FlowOf = Callable[[Tensor], FlowPair]
+"""What estimates the flow of a noisy video (1, T, 3, H, W) in [0, 1]; an `OffsetSource` is one."""
+
+FLOW_PIXELS = 4_000_000
+"""Pixels, of all frames, whose flow is estimated in one go where it depends on neighbouring frames only."""
+
+TRIM_ABOVE = 1 << 18
+"""Values in a tile from which on the heap is put in order before it; below, it does not matter."""
+
+
+class ClipRunner:
+    """A network, ready for chunks of a video: knows where it runs, in which type, and where flow comes from.
+
+    Args:
+        model: the network.
+        flow: what estimates the flow of a chunk, or the flow of the whole video as `(T, 2, H, W)` or
+            `(1, T, 2, H, W)` each; None takes ``model.source``, if the model looks at flow at all.
+        dtype: run the network under autocast in this type; None does not.
+
+    The flow is estimated once per chunk, on whole frames, and cropped for each tile: near a tile's border it
+    then still knows what moves in from outside, and no pixel's flow is computed twice.
+    """
+
+    def __init__(
+        self, model: VideoDenoiser, flow: FlowOf | FlowPair | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.flow = flow
+        if isinstance(flow, FlowPair):
+            self.flow = FlowPair(*(f[0] if f.ndim == 5 else f for f in flow))
+        elif flow is None and needs_flow(model):
+            self.flow = model.source
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and so where tiles are computed."""
+        return device_of(self.model)
+
+    def __call__(
+        self,
+        clip: Tensor,
+        sigma: Tensor | None,
+        plan: TilePlan,
+        *,
+        start: int = 0,
+        on_tile: Callable[[float], None] | None = None,
+    ) -> Tensor:
+        """Denoise one chunk.
+
+        Args:
+            clip: `(T, 3, H, W)`, uint8 or float in about [0, 1].
+            sigma: `(T, 1, 1, 1)` or `(T, 1, H, W)`, 8-bit units; None for a blind model.
+            plan: how to cut the frames (its `frames` plays no part).
+            start: index of the first frame in the video, for a flow given for the whole video.
+            on_tile: called after each tile with the part of this chunk that is done, in (0, 1].
+
+        Returns:
+            `(T, 3, H, W)` float32 on the CPU.
+        """
+        height, width = clip.shape[-2:]
+        rows, columns = plan.spans(height, width, self.model.multiple)
+        with torch.no_grad(), evaluating(self.model):
+            noisy = as_float(clip.to(self.device))
+            level = None if sigma is None else sigma.to(self.device)
+            flow = self._flow(noisy, start)
+            if len(rows) * len(columns) == 1:
+                out = self.tile(noisy, level, flow)
+                if on_tile:
+                    on_tile(1.0)
+                return out.cpu()
+            out = torch.zeros_like(noisy)
+            done, area = 0, sum(b - a for a, b in rows) * sum(b - a for a, b in columns)
+            for (top, bottom), weight_y in zip(rows, blend_weights(rows)):
+                for (left, right), weight_x in zip(columns, blend_weights(columns)):
+                    window = (..., slice(top, bottom), slice(left, right))
+                    clean = self.tile(
+                        noisy[window],
+                        level if level is None or level.shape[-1] == 1 else level[window],
+                        None if flow is None else FlowPair(*(f[window] for f in flow)),
+                    )
+                    weight = (weight_y[:, None] * weight_x).to(self.device)  # (h, w)
+                    out[window].addcmul_(clean, weight)
+                    done += (bottom - top) * (right - left)
+                    if on_tile:
+                        on_tile(done / area)
+            return out.cpu()
+
+    def tile(self, noisy: Tensor, sigma: Tensor | None, flow: FlowPair | None) -> Tensor:
+        """The network on one tile `(T, 3, h, w)`; `flow` as `(T, 2, h, w)` each."""
+        if noisy.device.type == "cpu" and noisy.numel() >= TRIM_ABOVE:
+            trim_heap()
+        cast = nullcontext() if self.dtype is None else torch.autocast(noisy.device.type, self.dtype)
+        with cast:
+            clean = self.model(
+                noisy.contiguous()[None],
+                None if sigma is None else sigma.contiguous()[None],
+                None if flow is None else FlowPair(*(f.contiguous()[None] for f in flow)),
+            )
+        if clean.shape[1:] != noisy.shape:
+            raise StanError(
+                f"model {self.model.name!r} returned {tuple(clean.shape[1:])} for {tuple(noisy.shape)}"
+            )
+        return clean[0].float().contiguous()
+
+    def _flow(self, noisy: Tensor, start: int) -> FlowPair | None:
+        """The flow of a chunk, `(T, 2, H, W)` each on the model's device."""
+        if self.flow is None:
+            return None
+        if not isinstance(self.flow, FlowPair):
+            return estimate_flow(self.flow, noisy)
+        stop = start + len(noisy)
+        pair = FlowPair(*(f[start:stop].to(noisy.device, torch.float32, copy=True) for f in self.flow))
+        for f in pair:
+            if f.shape != (len(noisy), 2, *noisy.shape[2:]):
+                raise StanError(
+                    f"flow of frames {start} to {stop} has shape {tuple(f.shape)}, expected "
+                    f"{(len(noisy), 2, *noisy.shape[2:])}"
+                )
+        pair.forward[-1] = 0  # the chunk ends here, whatever the video does
+        pair.backward[0] = 0
+        return pair
+
+
+def estimate_flow(source: FlowOf, noisy: Tensor) -> FlowPair:
+    """The flow of a chunk `(T, 3, H, W)`, as `(T, 2, H, W)` each, by as many frames at a time as the source
+    needs."""
+    length, _, height, width = noisy.shape
+    together = flow_frames(source, length, height, width)
+    if together == length:
+        return FlowPair(*(f[0].to(noisy.device, torch.float32) for f in source(noisy[None])))
+    forward, backward = noisy.new_zeros(2, length, 2, height, width, dtype=torch.float32)
+    for start in range(0, length - 1, together - 1):
+        pair = source(noisy[None, start : start + together])
+        forward[start : start + together - 1] = pair.forward[0, : together - 1]
+        backward[start + 1 : start + together] = pair.backward[0, 1:]
+    return FlowPair(forward, backward)
+
+
+def flow_frames(source: FlowOf | FlowPair, length: int, height: int, width: int) -> int:
+    """How many frames of a chunk are given to the offset source together."""
+    if not isinstance(source, PairwiseFlow):
+        return length
+    return min(length, max(2, FLOW_PIXELS // (height * width)))
+
+
+def needs_flow(model: VideoDenoiser) -> bool:
+    """Whether the network looks at flow; where not, none is estimated."""
+    return model.source is not None and model.needs_flow()
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is; the CPU if it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def as_float(frames: Tensor) -> Tensor:
+    """uint8 frames as float32 in [0, 1]; float frames as float32."""
+    if frames.dtype == torch.uint8:
+        return frames.float().div_(255)
+    return frames.float()
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each of its modules is as it was."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True

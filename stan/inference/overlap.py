@@ -1,0 +1,188 @@
+"""Stages of a pipeline in threads of their own, joined by bounded channels, so that reading, computing and
+writing overlap.
+
+An exception in one stage reaches the thread that waits for it; closing a channel from either side ends the
+wait at the other, so that nothing blocks for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class ClosedError(Exception):
+    """The other side of a channel is gone."""
+
+
+class Channel(Generic[T]):
+    """A queue of at most ``room`` items between two threads."""
+
+    def __init__(self, room: int) -> None:
+        self._room = max(1, room)
+        self._items: deque[T] = deque()
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, item: T) -> None:
+        """Append, waiting for room.
+
+        Raises:
+            ClosedError: the reader has gone.
+        """
+        with self._changed:
+            while len(self._items) >= self._room and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                raise ClosedError
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def get(self) -> T:
+        """Take the next item, waiting for one.
+
+        Raises:
+            ClosedError: closed, and nothing is left.
+        """
+        with self._changed:
+            while not self._items and not self._closed:
+                self._changed.wait()
+            if not self._items:
+                raise ClosedError
+            self._changed.notify_all()
+            return self._items.popleft()
+
+    def close(self, *, drop: bool = False) -> None:
+        """Take no more items; ``drop``: and forget those inside."""
+        with self._changed:
+            self._closed = True
+            if drop:
+                self._items.clear()
+            self._changed.notify_all()
+
+
+class _Worker:
+    """A running thread that can be waited for again after a wait that Ctrl-C interrupted.
+
+    (An interrupted `Thread.join` takes the thread for ended: https://github.com/python/cpython/issues/90882.)
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work = work
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended.set()
+
+    def wait(self) -> None:
+        self._ended.wait()
+        self._thread.join()
+
+
+class Reading(Generic[T]):
+    """An iterable that runs ahead in a thread by ``room`` items at most; leaving its context ends that."""
+
+    def __init__(self, items: Iterable[T], room: int, name: str = "stan-read") -> None:
+        self._items = items
+        self._channel: Channel[T] = Channel(room)
+        self._error: BaseException | None = None
+        self._worker = _Worker(self._run, name)
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                self._channel.put(item)
+        except ClosedError:
+            pass
+        except BaseException as error:  # handed to the thread that reads
+            self._error = error
+        finally:
+            self._channel.close()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            try:
+                yield self._channel.get()
+            except ClosedError:
+                if self._error is not None:
+                    raise self._error from None
+                return
+
+    def __enter__(self) -> Reading[T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close(drop=True)
+        self._worker.wait()
+
+
+class Writing(Generic[T]):
+    """A thread that calls ``consume`` on what is put, in order; at most ``room`` items wait."""
+
+    def __init__(self, consume: Callable[[T], Any], room: int, name: str = "stan-write") -> None:
+        self._consume = consume
+        self._channel: Channel[T] = Channel(room)
+        self._error: BaseException | None = None
+        self._worker = _Worker(self._run, name)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._consume(self._channel.get())
+        except ClosedError:
+            pass
+        except BaseException as error:  # handed to the thread that puts or closes
+            self._error = error
+            self._channel.close(drop=True)
+
+    def put(self, item: T) -> None:
+        """Hand over an item, waiting for room.
+
+        Raises:
+            Exception: that which ended the thread.
+        """
+        try:
+            self._channel.put(item)
+        except ClosedError:
+            if self._error is None:
+                raise
+            raise self._error from None
+
+    def close(self) -> None:
+        """Wait until all that was put is consumed, and end the thread.
+
+        Raises:
+            Exception: that which ended the thread early.
+        """
+        self._channel.close()
+        self._worker.wait()
+        if self._error is not None:
+            raise self._error
+
+    def abort(self) -> None:
+        """Forget what waits and end the thread."""
+        self._channel.close(drop=True)
+        self._worker.wait()
+
+
+def uninterrupted(action: Callable[[], Any]) -> None:
+    """Call ``action`` to its end; Ctrl-C does not reach it, and is forgotten. For what takes a moment."""
+    writing: Writing[Callable[[], Any]] = Writing(lambda call: call(), 1, name="stan-finish")
+    writing.put(action)
+    while True:
+        try:
+            return writing.close()
+        except KeyboardInterrupt:
+            continue

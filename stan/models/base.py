@@ -1,0 +1,264 @@
+"""What every network of this package is: `VideoDenoiser`, and the record of what it was trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stan.errors import DataError
+from stan.flow import FlowPair, OffsetSource
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a model was trained for.
+
+    Attributes:
+        kind: kind of noise ("gaussian", ...).
+        sigma: lowest and highest noise level seen, 8-bit units.
+        steps: optimiser steps.
+    """
+
+    kind: str
+    sigma: tuple[float, float]
+    steps: int
+
+    @property
+    def low(self) -> float:
+        """Lowest noise level seen, 8-bit units."""
+        return self.sigma[0]
+
+    @property
+    def high(self) -> float:
+        """Highest noise level seen, 8-bit units."""
+        return self.sigma[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for a checkpoint."""
+        return {"kind": self.kind, "sigma": [float(s) for s in self.sigma], "steps": int(self.steps)}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Trained:
+        """The inverse of `to_dict`."""
+        low, high = record["sigma"]
+        return cls(kind=str(record["kind"]), sigma=(float(low), float(high)), steps=int(record["steps"]))
+
+
+class AttentionMap(NamedTuple):
+    """Where the queries of one attention block attend, best first.
+
+    Attributes:
+        block: the block's name in the network ("middle.0").
+        scale: pixels of the video per pixel of these tensors (4 means quarter resolution).
+        weights: `(B, HD, T, h, w, K)`, in [0, 1], summing to one over K.
+        offsets: `(B, HD, T, h, w, K, 2)`, (x, y) in pixels of the block's own resolution.
+        frames: `(B, HD, T, h, w, K)` int, frame index of the match; -1 where there is none.
+    """
+
+    block: str
+    scale: int
+    weights: Tensor
+    offsets: Tensor
+    frames: Tensor
+
+
+class VideoDenoiser(nn.Module):
+    """Base of the networks: checks and pads a noisy video, finds its flow, crops what the core returns.
+
+    A subclass implements `forward_core`, which sees only sizes it likes: H and W multiples of `multiple`, and
+    T of at least `least_frames`.
+
+    Attributes:
+        name: the registry's name.
+        settings: plain data; ``build(model.name, **model.settings)`` makes the same architecture.
+        blind: the network takes no noise level.
+        causal: no frame looks ahead.
+        temporal_reach: frames each side that a frame's output uses directly.
+        multiple: heights and widths that are multiples of it need no padding.
+        least_frames: clips of fewer frames are extended by reflection in time.
+        source: the offset source used when no flow is given.
+        trained: what the weights were trained for; None for fresh weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        settings: dict[str, Any],
+        source: OffsetSource,
+        blind: bool,
+        causal: bool,
+        temporal_reach: int,
+        multiple: int,
+        least_frames: int,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.settings = settings
+        self.source = source
+        self.blind = blind
+        self.causal = causal
+        self.temporal_reach = temporal_reach
+        self.multiple = multiple
+        self.least_frames = least_frames
+        self.trained: Trained | None = None
+
+    def forward_core(
+        self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair, return_matches: bool = False
+    ) -> tuple[Tensor, list[AttentionMap]]:
+        """Denoise a video of a size the network likes.
+
+        Args:
+            noisy: `(B, T, 3, H, W)`.
+            noise_map: `(B, T, 1, H, W)`, the noise level in units of the video; None when blind.
+            flow: at full resolution.
+            return_matches: also say where the attention blocks looked.
+
+        Returns:
+            the denoised video and the attention maps, none unless asked for.
+        """
+        raise TypeError(f"{type(self).__name__} is a VideoDenoiser without a forward_core() method")
+
+    def needs_flow(self) -> bool:
+        """Whether `forward_core` looks at the flow; where not, none is estimated."""
+        return True
+
+    def forward(
+        self,
+        noisy: Tensor,
+        sigma: float | Tensor | None = None,
+        flow: FlowPair | None = None,
+        *,
+        return_matches: bool = False,
+    ) -> Tensor | tuple[Tensor, list[AttentionMap]]:
+        """Denoise a video.
+
+        Args:
+            noisy: `(B, T, 3, H, W)` float in about [0, 1], not clamped. Any B, T, H, W >= 1.
+            sigma: standard deviation of the noise in 8-bit units [0, 255]: a number, or a tensor that
+                broadcasts to `(B, T, 1, H, W)` after trailing axes are added: `()`, `(B,)`, `(B, T)` or
+                `(B, T, 1, H, W)`. Needed unless the model is blind; a blind model ignores it.
+            flow: displacements between neighbouring frames; None asks ``self.source``.
+            return_matches: also return where each attention block looked.
+
+        Returns:
+            `(B, T, 3, H, W)`, not clamped; with `return_matches` a tuple of it and a list of `AttentionMap`.
+
+        Raises:
+            DataError: for another layout, a missing or impossible sigma, or a flow of another size.
+        """
+        if noisy.ndim != 5 or noisy.shape[2] != 3 or not noisy.is_floating_point() or 0 in noisy.shape:
+            raise DataError(
+                f"a model takes a float video (B, T, 3, H, W), got {tuple(noisy.shape)} of {noisy.dtype}"
+            )
+        noise_map = None if self.blind else noise_map_of(sigma, noisy)
+        if flow is None:
+            flow = self.source(noisy) if self.needs_flow() else None
+        elif any(f.shape != (*noisy.shape[:2], 2, *noisy.shape[3:]) for f in flow):
+            shapes = ", ".join(str(tuple(f.shape)) for f in flow)
+            raise DataError(f"flow of shapes {shapes} does not fit a video of shape {tuple(noisy.shape)}")
+
+        b, t, _, h, w = noisy.shape
+        order = reflected(t, max(t, self.least_frames))  # original frame of each padded frame
+        ph, pw = -h % self.multiple, -w % self.multiple
+        padded = pad_space(pick(noisy, order), ph, pw)
+        if noise_map is not None:
+            noise_map = pad_space(pick(noise_map, order), ph, pw)
+        if flow is None:
+            zeros = padded.new_zeros(b, len(order), 2, h + ph, w + pw, dtype=torch.float32)
+            flow = FlowPair(zeros, zeros)
+        else:
+            flow = FlowPair(*(pad_space(f.float(), ph, pw, edge=True) for f in reorder_flow(flow, order)))
+        clean, matches = self.forward_core(padded, noise_map, flow, return_matches)
+        clean = clean[:, :t, :, :h, :w]
+        if not return_matches:
+            return clean
+        return clean, [crop_matches(m, order, t, h, w) for m in matches]
+
+
+def noise_map_of(sigma: float | Tensor | None, video: Tensor) -> Tensor:
+    """The noise level in units of the video, `(B, T, 1, H, W)` expanded, from sigma in 8-bit units.
+
+    Raises:
+        DataError: if sigma is missing, negative, not finite, or does not broadcast.
+    """
+    b, t, _, h, w = video.shape
+    if sigma is None:
+        raise DataError(
+            "this model needs sigma, the noise level in 8-bit units [0, 255]; a blind model would not"
+        )
+    if not isinstance(sigma, Tensor):
+        if not 0 <= float(sigma) < float("inf"):
+            raise DataError(f"sigma={sigma} must be a finite number of at least 0, in 8-bit units [0, 255]")
+        sigma = torch.tensor(float(sigma))
+    level = sigma.to(device=video.device, dtype=video.dtype) / 255
+    level = level.reshape(*level.shape, *[1] * (5 - level.ndim)) if level.ndim < 5 else level
+    try:
+        return level.expand(b, t, 1, h, w)
+    except RuntimeError:
+        raise DataError(
+            f"sigma of shape {tuple(sigma.shape)} does not broadcast to (B, T, 1, H, W) = {(b, t, 1, h, w)}"
+        ) from None
+
+
+def reflected(length: int, wanted: int) -> list[int]:
+    """Indices 0 ... wanted-1 folded back into [0, length) by reflection: 3 -> 7 is 0 1 2 1 0 1 2."""
+    if length == 1:
+        return [0] * wanted
+    period = 2 * (length - 1)
+    return [min(i % period, period - i % period) for i in range(wanted)]
+
+
+def pick(video: Tensor, order: list[int]) -> Tensor:
+    """The frames of `(B, T, ...)` in `order`; the tensor itself when that is all of them as they are."""
+    if order == list(range(video.shape[1])):
+        return video
+    return video[:, order]
+
+
+def reorder_flow(flow: FlowPair, order: list[int]) -> FlowPair:
+    """The flow of the clip whose frames are `order`, an up-and-down walk through the original frames."""
+    if order == list(range(flow.forward.shape[1])):
+        return flow
+
+    def step(here: int, there: int) -> Tensor:
+        if there == here + 1:
+            return flow.forward[:, here]
+        if there == here - 1:
+            return flow.backward[:, here]
+        return torch.zeros_like(flow.forward[:, here])
+
+    last = len(order) - 1
+    ahead = [step(order[i], order[min(i + 1, last)]) for i in range(len(order))]
+    back = [step(order[i], order[max(i - 1, 0)]) for i in range(len(order))]
+    return FlowPair(torch.stack(ahead, 1), torch.stack(back, 1))  # each (B, T', 2, H, W)
+
+
+def pad_space(video: Tensor, bottom: int, right: int, edge: bool = False) -> Tensor:
+    """Extend `(B, T, C, H, W)` below and to the right by reflection, as often as needed, or by its edge."""
+    if bottom == 0 and right == 0:
+        return video
+    b, t, c, h, w = video.shape
+    if edge or (bottom < h and right < w):
+        padded = F.pad(
+            video.reshape(b * t, c, h, w), (0, right, 0, bottom), mode="replicate" if edge else "reflect"
+        )
+        return padded.reshape(b, t, c, h + bottom, w + right)
+    rows = torch.tensor(reflected(h, h + bottom), device=video.device)
+    columns = torch.tensor(reflected(w, w + right), device=video.device)
+    return video.index_select(3, rows).index_select(4, columns)
+
+
+def crop_matches(matches: AttentionMap, order: list[int], t: int, h: int, w: int) -> AttentionMap:
+    """AttentionMap of the padded video as matches of the original one (h, w: its height and width)."""
+    rows, columns = -(-h // matches.scale), -(-w // matches.scale)
+    original = torch.tensor([*order, -1], device=matches.frames.device)  # index -1, no match, stays -1
+    return matches._replace(
+        weights=matches.weights[:, :, :t, :rows, :columns],
+        offsets=matches.offsets[:, :, :t, :rows, :columns],
+        frames=original[matches.frames[:, :, :t, :rows, :columns].long()],
+    )

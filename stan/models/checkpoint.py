@@ -1,0 +1,185 @@
+"""Checkpoints: weights together with all that is needed to use them.
+
+A ``.ckpt`` is a dictionary written by `torch.save` (by Lightning while training, by `save` here) with two
+keys of ours: ``"weights"``, the state dict to use, and ``"stan"``, the record of `describe`. A
+``.safetensors`` file holds the same weights, and the record as JSON in its metadata. Both are plain data:
+loading runs no code of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+import stan
+from stan.errors import CheckpointError, ConfigError
+from stan.models.base import Trained, VideoDenoiser
+from stan.models.registry import build
+
+FORMAT = 1
+"""Version of the record; raised when an older reader would misread a newer file."""
+
+
+def describe(model: VideoDenoiser, config: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The ``"stan"`` record of a model: plain data from which `load` rebuilds it.
+
+    Args:
+        model: the network; its `trained` attribute goes into the record.
+        config: the resolved configuration of the run, as plain data.
+    """
+    return {
+        "format": FORMAT,
+        "version": stan.__version__,
+        "model": {"name": model.name, "settings": model.settings},
+        "config": config,
+        "trained": model.trained.to_dict() if model.trained else None,
+    }
+
+
+def save(model: VideoDenoiser, path: str | Path, config: dict[str, Any] | None = None) -> Path:
+    """Write a model for use (no optimiser state) as ``.ckpt`` or ``.safetensors``, by the path's ending.
+
+    The file is written under a temporary name in the same folder, then renamed.
+
+    Raises:
+        CheckpointError: for another ending, or if the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".ckpt", ".safetensors"):
+        raise CheckpointError(f"checkpoint {path} must end in .ckpt or .safetensors")
+    record = describe(model, config)
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        if path.suffix == ".ckpt":
+            torch.save({"weights": weights, "stan": record}, temporary)
+        else:
+            safetensors.torch.save_file(weights, temporary, metadata={"stan": json.dumps(record)})
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write checkpoint {path}: {first_line(error)}") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+    return path
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights (on the CPU) and the record of a checkpoint, without building the model.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, not one of ours, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    weights, record = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"checkpoint {path} is damaged: its weights are not a table of tensors")
+    if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
+        raise CheckpointError(f"checkpoint {path} is damaged: its description of the model is missing")
+    if not isinstance(record.get("format"), int) or record["format"] > FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {record.get('format')!r}; "
+            f"this version of stan reads up to {FORMAT}, update it"
+        )
+    return weights, record
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> VideoDenoiser:
+    """Read a checkpoint and make its model, in eval mode on `device`.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, not one of ours, or does not fit the model it names.
+    """
+    weights, record = read(path)
+    model_of = record["model"]
+    try:
+        model = build(model_of["name"], **model_of["settings"])
+        model.trained = Trained.from_dict(record["trained"]) if record.get("trained") else None
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} holds a model that cannot be made: {first_line(error)}"
+        ) from error
+    load_weights(model, weights, str(path))
+    return model.to(device).eval()
+
+
+def load_weights(model: VideoDenoiser, weights: dict[str, Tensor], origin: str) -> None:
+    """Put `weights` into `model`; every tensor must fit.
+
+    Raises:
+        CheckpointError: names `origin` and the first weight that is missing, foreign or of another shape.
+    """
+    own = model.state_dict()
+    for key in own:
+        if key not in weights:
+            raise CheckpointError(f"checkpoint {origin} does not fit model {model.name!r}: it lacks {key}")
+        if own[key].shape != weights[key].shape:
+            raise CheckpointError(
+                f"checkpoint {origin} does not fit model {model.name!r}: {key} has shape "
+                f"{tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
+            )
+    for key in weights:
+        if key not in own:
+            raise CheckpointError(
+                f"checkpoint {origin} does not fit model {model.name!r}: {key} is unknown to it"
+            )
+    model.load_state_dict(weights)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _read_ckpt(path: Path) -> tuple[Any, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch thinks of a foreign file's pickle
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or holds more than plain data and tensors; it is not one of stan's"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {first_line(error)}") from error
+    if not isinstance(content, dict) or not {"weights", "stan"} <= content.keys():
+        raise CheckpointError(
+            f"checkpoint {path} is not one of stan's: it has no 'stan' and 'weights' entries"
+        )
+    return content["weights"], content["stan"]
+
+
+def _read_safetensors(path: Path) -> tuple[Any, Any]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            if "stan" not in metadata:
+                raise CheckpointError(
+                    f"checkpoint {path} is not one of stan's: no 'stan' entry in its metadata"
+                )
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        return weights, json.loads(metadata["stan"])
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {first_line(error)}") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: its metadata is not JSON") from error

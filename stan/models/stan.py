@@ -1,0 +1,305 @@
+"""STAN, the UNet-like space-time attention network of arXiv 2309.16849, and its smaller relatives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import stan.flow
+from stan import ops
+from stan.errors import ConfigError, nearest
+from stan.flow import FlowPair
+from stan.models.attention import Alignment, SpaceTimeAttention, alignments, attention_map
+from stan.models.base import AttentionMap, VideoDenoiser
+from stan.models.blocks import (
+    ChannelAttention,
+    ChannelNorm,
+    PlainBlock,
+    ResidualUnit,
+    StochasticDepth,
+    depth_to_space,
+    space_to_depth,
+)
+from stan.models.registry import register
+from stan.models.settings import Settings
+from stan.models.window import WindowPart
+
+
+class AttentionBlock(nn.Module):
+    """Space-time attention around a skip, then the mixer: the window part or a plain block.
+
+    Norm, attention, channel attention, stochastic depth, + input; norm, mixer, channel attention.
+
+    Args:
+        channels: C of the features.
+        heads: attention heads.
+        settings: of the network.
+    """
+
+    def __init__(self, channels: int, heads: int, settings: Settings) -> None:
+        super().__init__()
+        s = settings
+        self.attention: SpaceTimeAttention | None = None
+        if s.attention != "none":
+            self.norm1 = ChannelNorm(channels)
+            self.attention = SpaceTimeAttention(
+                channels,
+                heads=heads,
+                key_channels=s.key_channels,
+                value_channels=s.value_channels,
+                alignment=alignments.build(
+                    s.attention,
+                    heads=heads,
+                    key_channels=s.key_channels,
+                    window=s.window,
+                    temporal_window=s.temporal_window,
+                    search_matches=s.search_matches,
+                    refine_window=s.refine_window,
+                    patch=s.patch,
+                    select=s.select,
+                    causal=s.causal,
+                ),
+                matches=s.matches,
+                scale=s.scale,
+                learn_scale=s.learn_scale,
+                aggregate=s.aggregation,
+                kernel=s.aggregation_kernel,
+            )
+            self.gate1 = ChannelAttention()
+            self.drop = StochasticDepth(s.drop_path)
+        self.mixer: nn.Module
+        self.windowed = s.mixer == "window"
+        if self.windowed:
+            self.norm2 = ChannelNorm(channels)
+            self.mixer = WindowPart(
+                channels,
+                heads=s.window_heads,
+                window=s.window_size,
+                groups=s.window_groups,
+                mlp_ratio=s.mlp_ratio,
+                causal=s.causal,
+            )
+            self.gate2 = ChannelAttention()
+        else:
+            self.mixer = PlainBlock(channels, s.block_skip)
+
+    def forward(
+        self, x: Tensor, clips: int, flow: Tensor | None, earlier: ops.Matches | None
+    ) -> tuple[Tensor, ops.Matches | None, Tensor | None]:
+        """`x` (N, C, H, W) with N = clips*T to the same, the matches found and their weights."""
+        found = weights = None
+        if self.attention is not None:
+            y, found, weights = self.attention(self.norm1(x), clips, flow, earlier)
+            x = x + self.drop(self.gate1(y), clips)
+        if self.windowed:
+            return self.gate2(self.mixer(self.norm2(x), clips)), found, weights
+        return self.mixer(x), found, weights
+
+
+class Stage(nn.Module):
+    """One residual unit, then blocks of one kind at one resolution.
+
+    Args:
+        channels: C of the features.
+        depth: blocks.
+        heads: attention heads; 0 makes the blocks plain.
+        settings: of the network.
+    """
+
+    def __init__(self, channels: int, depth: int, heads: int, settings: Settings) -> None:
+        super().__init__()
+        self.heads = heads
+        self.recompute = settings.recompute
+        self.unit = ResidualUnit(channels)
+        self.blocks = nn.ModuleList(
+            AttentionBlock(channels, heads, settings) if heads else PlainBlock(channels, settings.block_skip)
+            for _ in range(depth)
+        )
+
+    def forward(
+        self, x: Tensor, clips: int, flow: Tensor | None = None
+    ) -> tuple[Tensor, list[tuple[ops.Matches, Tensor]]]:
+        """`x` (N, C, H, W) to the same, and of each attention block the matches and weights."""
+        looked: list[tuple[ops.Matches, Tensor]] = []
+        earlier: ops.Matches | None = None
+        x = self._run(self.unit, x)
+        for block in self.blocks:
+            if not self.heads:
+                x = self._run(block, x)
+                continue
+            x, found, weights = self._run(block, x, clips, flow, earlier)
+            if found is not None:
+                looked.append((found, weights))
+            if earlier is None and found is not None:
+                earlier = ops.Matches(found.scores.detach(), found.offsets.detach(), found.frames)
+        return x, looked
+
+    def _run(self, module: Callable[..., Any], *inputs: Any) -> Any:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
+
+
+class Stan(VideoDenoiser):
+    """The network: a UNet over space whose middle (or any encoder level) attends over space and time.
+
+    Args:
+        name: of the registry.
+        settings: see `Settings`.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        s = settings
+        super().__init__(
+            name=name,
+            settings=s.plain(),
+            source=stan.flow.build(s.flow, **s.flow_settings),
+            blind=s.blind,
+            causal=s.causal,
+            temporal_reach=s.temporal_window if s.attends else 0,
+            multiple=s.multiple,
+            least_frames=1 if s.causal or not s.attends else s.slots,
+        )
+        self.plan = s
+        c = s.channels
+        levels = len(c)
+        self.enter = nn.Conv2d(3 * s.stem**2 + (0 if s.blind else 1), c[0], 3, padding=1)
+        self.encoders = nn.ModuleList(Stage(c[i], s.depths[i], s.heads[i], s) for i in range(levels))
+        self.downs = nn.ModuleList(
+            nn.Conv2d(c[i], c[i + 1], 4, stride=2, padding=1) for i in range(levels - 1)
+        )
+        self.ups = nn.ModuleList()
+        self.decoders = nn.ModuleList()
+        below = c[-1]
+        for i in reversed(range(levels - 1)):
+            self.ups.append(nn.ConvTranspose2d(below, c[i], 2, stride=2))
+            below = 2 * c[i] if s.skip == "concat" else c[i]
+            self.decoders.append(Stage(below, s.depths[i], 0, s))
+        self.leave = nn.Conv2d(below, 3 * s.stem**2, 3, padding=1)
+        initialise(self)
+        for module in self.modules():
+            if isinstance(module, SpaceTimeAttention):
+                module.start_from_similarity()
+        nn.init.trunc_normal_(self.leave.weight, std=0.001)  # training starts near the identity
+
+    def needs_flow(self) -> bool:
+        """Only a variant that looks at the flow needs one."""
+        return self.plan.attends and any(isinstance(m, Alignment) and m.uses_flow for m in self.modules())
+
+    def forward_core(
+        self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair, return_matches: bool = False
+    ) -> tuple[Tensor, list[AttentionMap]]:
+        """See `VideoDenoiser.forward_core`; this part compiles as one graph."""
+        s = self.plan
+        b = noisy.shape[0]
+        x = space_to_depth(noisy.flatten(0, 1), s.stem)  # (N, 3*stem*stem, H/stem, W/stem)
+        if noise_map is not None:
+            level = F.avg_pool2d(noise_map.flatten(0, 1), s.stem) if s.stem > 1 else noise_map.flatten(0, 1)
+            x = torch.cat([x, level.to(x.dtype)], dim=1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = F.leaky_relu(self.enter(x), 0.2)
+
+        maps: list[AttentionMap] = []
+        skips: list[Tensor] = []
+        for i, stage in enumerate(self.encoders):
+            if i > 0:
+                x = self.downs[i - 1](x)
+            scale = s.stem * 2**i
+            x, looked = stage(x, b, self._displacements(flow, x, s.heads[i]))
+            if return_matches:
+                maps += [attention_map(f"{i}.{n}", scale, *pair) for n, pair in enumerate(looked)]
+            skips.append(x)
+        skips.pop()
+        for up, stage in zip(self.ups, self.decoders):
+            x, skip = up(x), skips.pop()
+            x, _ = stage(torch.cat([x, skip], dim=1) if s.skip == "concat" else x + skip, b)
+        residual = depth_to_space(self.leave(x), s.stem)
+        return noisy + residual.unflatten(0, (b, -1)), maps
+
+    def _displacements(self, flow: FlowPair, x: Tensor, heads: int) -> Tensor | None:
+        """The flow as displacements to the searched frames at the resolution of `x`, where it is needed."""
+        if not heads or not self.needs_flow():
+            return None
+        size = (x.shape[-2], x.shape[-1])
+        return ops.search_flow(
+            ops.rescale_flow(flow.forward, size),
+            ops.rescale_flow(flow.backward, size),
+            temporal_window=self.plan.temporal_window,
+            causal=self.causal,
+        )  # (B, T, W_t-1, 2, h, w)
+
+
+def initialise(model: nn.Module) -> None:
+    """The paper's initialisation: truncated normal of standard deviation 0.02 for linear and 2-D convolution
+    weights and position biases, zero biases. Everything else keeps PyTorch's."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+        if (
+            isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d))
+            and module.bias is not None
+        ):
+            nn.init.zeros_(module.bias)
+
+
+def make(name: str, defaults: dict[str, Any], overrides: dict[str, Any]) -> Stan:
+    """A network whose settings are the paper's, changed by `defaults` and then by `overrides`."""
+    known = [f.name for f in dataclasses.fields(Settings)]
+    for key in overrides:
+        if key not in known:
+            raise ConfigError(f"model {name!r} has no setting {key!r}; {nearest(key, known)}")
+    return Stan(name, Settings(**{**defaults, **overrides}))
+
+
+@register("stan")
+def stan_paper(**settings: Any) -> Stan:
+    """The paper's network, 12.07 M parameters."""
+    return make("stan", {}, settings)
+
+
+SMALL: dict[str, Any] = {
+    "stem": 2,
+    "channels": (48, 96, 128),
+    "skip": "add",
+    "depths": (1, 2, 2),
+    "heads": (0, 6, 0),
+    "value_channels": 16,
+    "aggregation": "sum",
+    "learn_scale": True,
+    "mixer": "plain",
+    "drop_path": 0.0,
+}
+
+TINY: dict[str, Any] = {
+    "stem": 2,
+    "channels": (32, 64),
+    "skip": "add",
+    "block_skip": True,
+    "depths": (1, 1),
+    "heads": (1, 0),
+    "window": 3,
+    "search_matches": 5,
+    "matches": 5,
+    "aggregation": "sum",
+    "learn_scale": True,
+    "mixer": "plain",
+    "drop_path": 0.0,
+}
+
+
+@register("stan_small")
+def stan_small(**settings: Any) -> Stan:
+    """At most 4 M parameters."""
+    return make("stan_small", SMALL, settings)
+
+
+@register("stan_tiny")
+def stan_tiny(**settings: Any) -> Stan:
+    """At most 0.6 M parameters: trains and runs on a CPU."""
+    return make("stan_tiny", TINY, settings)

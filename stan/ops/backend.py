@@ -1,0 +1,93 @@
+"""Which implementation of the operator is used: one place decides.
+
+A backend is a module with these functions. Their arguments are already checked and normalised by
+`stan.ops.functional`, but may be non-contiguous:
+
+- ``search(query, key, flow, spec: SearchSpec) -> Matches``; flow is None (zero) or
+  (B, 1 or HD, T, W_t-1, 2, Hq, Wq) in the type of the scores
+- ``refine(query, key, offsets, frames, spec: RefineSpec) -> Matches``
+- ``search_flow(forward, backward, temporal_window, stride, causal) -> Tensor``
+- ``gather(value, weights, offsets, frames, spec: GatherSpec) -> Tensor``
+- ``gather_stack(value, weights, offsets, frames, spec: GatherSpec) -> Tensor``
+- ``scatter(source, weights, offsets, frames, size, spec: GatherSpec) -> Tensor``
+- ``attention(query, key, value, flow, scale, spec: SearchSpec) -> Tensor``: search, softmax and weighted sum;
+  scale is a number or an (HD,) tensor
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import library, reference
+
+if not library.WHY_NOT:
+    from . import native
+
+NAMES = ("reference", "native")
+
+
+def resolve(name: str | None, *tensors: Tensor) -> ModuleType:
+    """Return the backend called `name`, or with None the fastest one that can handle `tensors`.
+
+    Raises:
+        ValueError: no backend has that name, or the named one cannot be used here (the message says why).
+    """
+    if name == "reference":
+        return reference
+    if name is not None and name != "native":
+        raise ValueError(f"backend: expected one of {NAMES} or None, got {name!r}")
+    reason = why_not_native(*tensors)
+    if not reason:
+        return native
+    if name == "native":
+        raise ValueError(f"backend: 'native' cannot be used: {reason}")
+    return reference
+
+
+def why_not_native(*tensors: Tensor) -> str:
+    """Say in one clause why the native kernels cannot be used for these tensors; an empty string if they can."""
+    if library.WHY_NOT:
+        return library.WHY_NOT
+    for tensor in tensors:
+        kind = tensor.device.type
+        if kind == "cuda":
+            reason = _why_not_on_gpu(tensor.device)
+            if reason:
+                return reason
+        elif kind not in ("cpu", "meta"):
+            return f"there are no native kernels for the device {kind!r}"
+    return ""
+
+
+def _why_not_on_gpu(device: torch.device) -> str:
+    if not library.CUDA_ARCHS:
+        return f"the library has no CUDA kernels: {library.why_no_cuda()}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if library.cuda_supports(major, minor):
+        return ""
+    archs = ", ".join(f"{arch // 10}.{arch % 10}" for arch in library.CUDA_ARCHS)
+    return f"the CUDA kernels are built for compute capability {archs}, and {device} has {major}.{minor}"
+
+
+def report() -> dict[str, str]:
+    """What `stan doctor` prints about the operator: each line's label and text."""
+    if library.WHY_NOT:
+        return {"operator": f"reference (pure PyTorch); native kernels {library.WHY_NOT}"}
+    lines = {"operator": f"native, {library.LIBRARY}"}
+    info = library.INFO
+    lines["operator build"] = f"torch {info['torch']}, compiler {info['compiler']}"
+    lines["operator on cpu"] = f"native, {library.CAPABILITY} kernels"
+    if not library.CUDA_ARCHS:
+        lines["operator on cuda"] = f"reference; {library.why_no_cuda()}"
+        return lines
+    archs = ", ".join(f"{arch // 10}.{arch % 10}" for arch in library.CUDA_ARCHS)
+    lines["operator on cuda"] = f"native, CUDA {info['cuda']}, compute capability {archs}"
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            reason = _why_not_on_gpu(torch.device("cuda", index))
+            if reason:
+                lines[f"operator on cuda:{index}"] = f"reference; {reason}"
+    return lines

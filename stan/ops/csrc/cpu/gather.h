@@ -1,0 +1,229 @@
+// Weighted sums of values at matches (gather), the same without the sum (gather_stack), and their gradients.
+//
+// A patch pixel (u, v) of query q' falls on the query q' + (u, v) / stride where that is whole and on the grid; an output is the mean
+// over the patch pixels that fall on it.
+#pragma once
+
+// The pixels of a patch that fall on the query grid.
+struct GridPatch {
+  int side, first, step;  // displacements first, first + step, ... in queries, `side` of them
+  int pixels;             // displacement in pixels of one query
+
+  GridPatch(const Patch& patch, int stride) : pixels(stride) {
+    const int reach = patch.side / 2;
+    int every = 1;  // the smallest number of patch pixels that is a whole number of queries
+    while (every <= reach && int64_t(every) * patch.dilation % stride != 0) ++every;
+    const int kept = reach / every;
+    side = 2 * kept + 1;
+    step = kept > 0 ? int(int64_t(every) * patch.dilation / stride) : 1;
+    first = -kept * step;
+  }
+  int at(int i) const { return first + i * step; }
+  // How many displacements d keep a - d inside [0, length).
+  int count(int a, int length) const {
+    int n = 0;
+    for (int i = 0; i < side; ++i) n += a - at(i) >= 0 && a - at(i) < length;
+    return n;
+  }
+};
+
+// One row of outputs.
+template <typename S, typename E>
+static void gather_row(const GatherArguments& a, const Pixels<S>& value, const GridPatch& grid, int64_t b, int head, int t, int row) {
+  const GatherParameters& p = a.p;
+  const Sizes& z = p.sizes;
+  const int channels = z.channels, outputs = a.stack ? p.matches : 1;
+  const int64_t row_size = int64_t(z.query_width) * channels, plane = z.queries();
+  const int64_t frame_first = ((b * z.heads + head) * z.frames + t) * plane;
+  const S* weights = static_cast<const S*>(a.weights);
+  const S* offsets = static_cast<const S*>(a.offsets);
+  Block<S> sums(outputs * row_size);
+  for (int64_t i = 0; i < outputs * row_size; ++i) sums[i] = 0;
+
+  for (int column = 0; column < z.query_width; ++column) {
+    S* const sum = sums.get() + int64_t(column) * channels;
+    for (int j = 0; j < grid.side; ++j) {
+      for (int i = 0; i < grid.side; ++i) {
+        const int from_x = column - grid.at(i), from_y = row - grid.at(j);
+        if (from_x < 0 || from_x >= z.query_width || from_y < 0 || from_y >= z.query_height) continue;
+        const int64_t first = (frame_first + int64_t(from_y) * z.query_width + from_x) * p.matches;
+        for (int k = 0; k < p.matches; ++k) {
+          const int f = a.frames[first + k];
+          const S weight = weights[first + k];
+          if (f < 0 || f >= z.frames || weight == S(0)) continue;
+          const Split<S> x = match_position(from_x * z.stride, offsets[2 * (first + k)], z.key_width);
+          const Split<S> y = match_position(from_y * z.stride, offsets[2 * (first + k) + 1], z.key_height);
+          const Taps<S> taps =
+              taps_at(x, y, grid.at(i) * grid.pixels, grid.at(j) * grid.pixels, z.key_height, z.key_width, channels, true);
+          S* __restrict__ out = sum + (a.stack ? k * row_size : 0);
+          for (int c = 0; c < channels; c += kRun) {
+            S sample[kRun];
+            const int n = least(kRun, channels - c);
+            mix(value.frame(f) + c, taps, n, sample);
+#pragma omp simd
+            for (int e = 0; e < n; ++e) out[c + e] += weight * sample[e];
+          }
+        }
+      }
+    }
+    if (grid.side > 1) {
+      const S share = S(1) / S(grid.count(column, z.query_width) * grid.count(row, z.query_height));
+      for (int c = 0; c < channels; ++c) sum[c] *= share;
+    }
+  }
+
+  E* out = static_cast<E*>(a.output) + int64_t(row) * z.query_width;
+  if (!a.stack) {
+    channels_first<S>(sums.get(), z.query_width, channels, out + head_start(b, t, head, z.frames, z.heads, channels, plane), plane);
+    return;
+  }
+  for (int k = 0; k < p.matches; ++k) {
+    const int64_t start = (((b * z.heads + head) * p.matches + k) * z.frames + t) * channels * plane;
+    channels_first<S>(sums.get() + k * row_size, z.query_width, channels, out + start, plane);
+  }
+}
+
+template <typename S, typename E>
+static void gather_with(const GatherArguments& a) {
+  const Sizes& z = a.p.sizes;
+  Block<S> memory(int64_t(z.frames) * z.key_height * z.key_width * z.channels);
+  const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
+  const GridPatch grid(a.p.patch, z.stride);
+  for (int64_t b = 0; b < z.batch; ++b) {
+    for (int head = 0; head < z.heads; ++head) {
+      pack_head(static_cast<const E*>(a.value), b, head, z.frames, z.heads, value);
+      parallel(int64_t(z.frames) * z.query_height, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          gather_row<S, E>(a, value, grid, b, head, int(i / z.query_height), int(i % z.query_height));
+      });
+    }
+  }
+}
+
+// The gradient that arrives at the outputs of one head, read a run of channels at a time.
+template <typename S, typename E>
+class ArrivingGradient {
+ public:
+  ArrivingGradient(const GatherBackwardArguments& a, const GridPatch& grid)
+      : a_(a),
+        z_(a.p.sizes),
+        grid_(grid),
+        memory_(a.stack ? 0 : int64_t(z_.frames) * z_.queries() * z_.channels),
+        packed_{memory_.get(), z_.query_height, z_.query_width, z_.channels} {}
+
+  void begin(int64_t b, int head) {
+    head_first_ = static_cast<const E*>(a_.grad) + (b * z_.heads + head) * a_.p.matches * z_.frames * z_.channels * z_.queries();
+    if (a_.stack) return;
+    pack_head(static_cast<const E*>(a_.grad), b, head, z_.frames, z_.heads, packed_);
+    if (grid_.side == 1) return;
+    parallel(int64_t(z_.frames) * z_.queries(), 1 << 10, [&](int64_t begin, int64_t end) {
+      for (int64_t q = begin; q < end; ++q) {
+        const int nx = grid_.count(int(q % z_.query_width), z_.query_width);
+        const int ny = grid_.count(int(q / z_.query_width % z_.query_height), z_.query_height);
+        S* out = packed_.data + q * z_.channels;
+        for (int c = 0; c < z_.channels; ++c) out[c] /= S(nx * ny);
+      }
+    });
+  }
+
+  // Channels c ... c+n-1 at query (x, y) of frame t, for match k.
+  void read(int t, int y, int x, int k, int c, int n, S* out) const {
+    const int64_t query = int64_t(y) * z_.query_width + x;
+    if (!a_.stack) {
+      const S* in = packed_.frame(t) + query * z_.channels + c;
+      for (int i = 0; i < n; ++i) out[i] = in[i];
+      return;
+    }
+    const E* in = head_first_ + ((int64_t(k) * z_.frames + t) * z_.channels + c) * z_.queries() + query;
+    for (int i = 0; i < n; ++i) out[i] = load<S>(in + i * z_.queries());
+  }
+
+ private:
+  const GatherBackwardArguments& a_;
+  const Sizes& z_;
+  const GridPatch& grid_;
+  Block<S> memory_;
+  Pixels<S> packed_;
+  const E* head_first_ = nullptr;
+};
+
+// body(taps, gradient of the sample, channel, number of channels) for every run of every sample that match `number` contributes.
+template <typename S, typename Gradient, typename Body>
+static inline void each_sample(const GatherParameters& p, const GridPatch& grid, const Gradient& gradient, int64_t number, const S* offset,
+                               const Body& body) {
+  const Sizes& z = p.sizes;
+  const int k = int(number % p.matches);
+  const int64_t query = number / p.matches;
+  const int column = int(query % z.query_width), row = int(query / z.query_width % z.query_height);
+  const int t = int(query / z.queries());
+  const Split<S> x = match_position(column * z.stride, offset[0], z.key_width);
+  const Split<S> y = match_position(row * z.stride, offset[1], z.key_height);
+  for (int j = 0; j < grid.side; ++j) {
+    for (int i = 0; i < grid.side; ++i) {
+      const int to_x = column + grid.at(i), to_y = row + grid.at(j);
+      if (to_x < 0 || to_x >= z.query_width || to_y < 0 || to_y >= z.query_height) continue;
+      const Taps<S> taps =
+          taps_at(x, y, grid.at(i) * grid.pixels, grid.at(j) * grid.pixels, z.key_height, z.key_width, z.channels, false);
+      for (int c = 0; c < z.channels; c += kRun) {
+        S arrived[kRun];
+        const int n = least(kRun, z.channels - c);
+        gradient.read(t, to_y, to_x, k, c, n, arrived);
+        body(taps, arrived, c, n);
+      }
+    }
+  }
+}
+
+template <typename S, typename E>
+static void gather_backward_with(const GatherBackwardArguments& a) {
+  const GatherParameters& p = a.p;
+  const Sizes& z = p.sizes;
+  const GridPatch grid(p.patch, z.stride);
+  const bool by_query = a.grad_weights != nullptr || a.grad_offsets != nullptr;
+  Block<S> memory(by_query ? int64_t(z.frames) * z.key_height * z.key_width * z.channels : 0);
+  const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
+  ArrivingGradient<S, E> gradient(a, grid);
+  for (int64_t b = 0; b < z.batch; ++b) {
+    for (int head = 0; head < z.heads; ++head) {
+      const int64_t head_first = (b * z.heads + head) * z.frames * z.queries() * p.matches;
+      const S* weights = static_cast<const S*>(a.weights) + head_first;
+      const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
+      const int32_t* frames = a.frames + head_first;
+      gradient.begin(b, head);
+      if (by_query) {
+        pack_head(static_cast<const E*>(a.value), b, head, z.frames, z.heads, value);
+        parallel(z.frames * z.queries() * p.matches, 256, [&](int64_t begin, int64_t end) {
+          for (int64_t m = begin; m < end; ++m) {
+            S weight = 0, gx = 0, gy = 0;
+            const int f = frames[m];
+            if (f >= 0 && f < z.frames) {
+              each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const S* arrived, int c, int n) {
+                S sample[kRun];
+                mix(value.frame(f) + c, taps, n, sample);
+                weight += dot(sample, arrived, n);
+                if (a.grad_offsets != nullptr) slopes(value.frame(f) + c, taps, n, arrived, &gx, &gy);
+              });
+            }
+            if (a.grad_weights != nullptr) static_cast<S*>(a.grad_weights)[head_first + m] = weight;
+            if (a.grad_offsets != nullptr) {
+              const int64_t query = m / p.matches;
+              const int x = int(query % z.query_width) * z.stride, y = int(query / z.query_width % z.query_height) * z.stride;
+              S* out = static_cast<S*>(a.grad_offsets) + 2 * (head_first + m);
+              out[0] = weights[m] * gx * anchor_of(S(x), offsets[2 * m], z.key_width).slope;
+              out[1] = weights[m] * gy * anchor_of(S(y), offsets[2 * m + 1], z.key_height).slope;
+            }
+          }
+        });
+      }
+      if (a.grad_value != nullptr) {
+        push_matches<S>(z, p.patch, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_value), [&](int64_t m, S* out) {
+          if (weights[m] == S(0)) return;
+          each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, S* arrived, int c, int n) {
+            for (int i = 0; i < n; ++i) arrived[i] *= weights[m];
+            spread(out + c, taps, n, arrived);
+          });
+        });
+      }
+    }
+  }
+}

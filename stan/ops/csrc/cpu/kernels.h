@@ -1,0 +1,124 @@
+// The boundary between the CPU entry points (ops_*.cpp, which know torch) and the kernels (kernels.cpp, which do not).
+//
+// The kernels are compiled once per processor generation from the same sources, each time in a namespace of its own; `kernels()` picks
+// the best table for the processor at hand. All tensors are contiguous here and have the shapes of ../README.md.
+#pragma once
+
+#include "../shapes.h"
+
+namespace stan::cpu {
+
+// Element type of query, key, value and of their gradients. S, the type of all other floating-point tensors, follows from it.
+enum class Type { float32, float16, bfloat16, float64 };
+
+struct SearchArguments {
+  SearchParameters p;
+  Type type;
+  const void* query;
+  const void* key;
+  const void* flow;  // null: zero flow
+  void* scores;
+  void* offsets;
+  int32_t* frames;
+};
+
+struct RefineArguments {
+  RefineParameters p;
+  Type type;
+  const void* query;
+  const void* key;
+  const void* offsets_in;
+  const int32_t* frames_in;
+  void* scores;
+  void* offsets;
+  int32_t* frames;
+  int32_t* parents;
+};
+
+// Backward of search and refine alike: gradients of the scores at given matches, and of their positions. A null gradient is not
+// computed.
+struct MatchBackwardArguments {
+  Sizes sizes;
+  Patch patch;
+  Metric metric;
+  int matches;
+  Type type;
+  const void* query;
+  const void* key;
+  const void* offsets;
+  const int32_t* frames;
+  const void* grad_scores;
+  const void* grad_offsets;
+  void* grad_query;
+  void* grad_key;
+  // What shifted the anchors, and its gradient. Search: flow (null for zero flow), (B, HF, T, S-1, 2, Hq, Wq).
+  const void* flow;
+  void* grad_flow;
+  int flow_heads, slots, temporal_window;
+  bool causal;
+  // Refine: the incoming offsets, (B, HD, T, Hq, Wq, incoming, 2), and which of them each match came from.
+  const void* offsets_in;
+  void* grad_offsets_in;
+  const int32_t* parents;
+  int incoming;
+};
+
+struct FlowArguments {
+  FlowParameters p;
+  Type type;  // float32 or float64
+  const void* forward;
+  const void* backward;
+  void* displacements;  // written by the forward pass
+};
+
+struct FlowBackwardArguments {
+  FlowParameters p;
+  Type type;
+  const void* grad;
+  const void* forward;
+  const void* backward;
+  void* grad_forward;
+  void* grad_backward;
+};
+
+struct GatherArguments {
+  GatherParameters p;
+  bool stack;  // gather_stack: one output a match
+  Type type;
+  const void* value;
+  const void* weights;
+  const void* offsets;
+  const int32_t* frames;
+  void* output;
+};
+
+struct GatherBackwardArguments {
+  GatherParameters p;
+  bool stack;
+  Type type;
+  const void* grad;
+  const void* value;
+  const void* weights;
+  const void* offsets;
+  const int32_t* frames;
+  void* grad_value;  // null where not needed, as the two below
+  void* grad_weights;
+  void* grad_offsets;
+};
+
+struct Kernels {
+  const char* capability;
+  void (*search)(const SearchArguments&);
+  void (*refine)(const RefineArguments&);
+  void (*match_backward)(const MatchBackwardArguments&);
+  void (*search_flow)(const FlowArguments&);
+  void (*search_flow_backward)(const FlowBackwardArguments&);
+  void (*gather)(const GatherArguments&);
+  void (*gather_backward)(const GatherBackwardArguments&);
+};
+
+// The kernels this processor runs with. The environment variable STAN_CPU_CAPABILITY (generic, avx2, avx512), read at the first
+// call, lowers the choice; it never raises it above what the processor has.
+const Kernels& kernels();
+
+}  // namespace stan::cpu

@@ -1,0 +1,93 @@
+// Bilinear samples of channel-last pixels, and their transposes.
+#pragma once
+
+// Channels handled at a time where intermediate results stay in a local array.
+constexpr int kRun = 16;
+
+// The four pixels around a position, and how far the position lies towards the second of each pair.
+template <typename S>
+struct Taps {
+  int64_t i00, i01, i10, i11;  // index of the first channel
+  S fx, fy;
+};
+
+// Taps of the position (x, y) moved by whole pixels (dx, dy); outside the image pixels reflect. `x` and `y` are split already.
+// With `tight`, the second tap of a whole coordinate, which has weight 0, is the first again: a NaN there cannot leak in.
+template <typename S>
+static inline Taps<S> taps_at(const Split<S>& x, const Split<S>& y, int dx, int dy, int height, int width, int channels, bool tight) {
+  const int x0 = reflect_index(x.whole + dx, width);
+  const int y0 = reflect_index(y.whole + dy, height);
+  const int x1 = tight && x.fraction == S(0) ? x0 : reflect_index(x.whole + dx + 1, width);
+  const int y1 = tight && y.fraction == S(0) ? y0 : reflect_index(y.whole + dy + 1, height);
+  const int64_t r0 = int64_t(y0) * width, r1 = int64_t(y1) * width;
+  return {(r0 + x0) * channels, (r0 + x1) * channels, (r1 + x0) * channels, (r1 + x1) * channels, x.fraction, y.fraction};
+}
+
+// out = the sample.
+template <typename S>
+static inline void mix(const S* frame, const Taps<S>& t, int channels, S* __restrict__ out) {
+  const S *a = frame + t.i00, *b = frame + t.i01, *c = frame + t.i10, *d = frame + t.i11;
+  if (t.fx == S(0) && t.fy == S(0)) {
+    for (int i = 0; i < channels; ++i) out[i] = a[i];
+    return;
+  }
+  const S w00 = (1 - t.fx) * (1 - t.fy), w01 = t.fx * (1 - t.fy), w10 = (1 - t.fx) * t.fy, w11 = t.fx * t.fy;
+#pragma omp simd
+  for (int i = 0; i < channels; ++i) out[i] = w00 * a[i] + w01 * b[i] + w10 * c[i] + w11 * d[i];
+}
+
+// The sums over channels of d[i] * dsample[i]/dx, and the same for y.
+template <typename S>
+static inline void slopes(const S* frame, const Taps<S>& t, int channels, const S* d, S* gx, S* gy) {
+  const S *k00 = frame + t.i00, *k01 = frame + t.i01, *k10 = frame + t.i10, *k11 = frame + t.i11;
+  S sx = 0, sy = 0;
+#pragma omp simd reduction(+ : sx, sy)
+  for (int i = 0; i < channels; ++i) {
+    const S top = k01[i] - k00[i], bottom = k11[i] - k10[i];
+    const S left = k10[i] - k00[i], right = k11[i] - k01[i];
+    sx += d[i] * (top + t.fy * (bottom - top));
+    sy += d[i] * (left + t.fx * (right - left));
+  }
+  *gx += sx;
+  *gy += sy;
+}
+
+// frame += the transpose of sampling, applied to d.
+template <typename S>
+static inline void spread(S* frame, const Taps<S>& t, int channels, const S* __restrict__ d) {
+  const auto add = [&](int64_t index, S weight) {
+    if (weight == S(0)) return;
+    S* __restrict__ out = frame + index;
+#pragma omp simd
+    for (int i = 0; i < channels; ++i) out[i] += weight * d[i];
+  };
+  add(t.i00, (1 - t.fx) * (1 - t.fy));
+  add(t.i01, t.fx * (1 - t.fy));
+  add(t.i10, (1 - t.fx) * t.fy);
+  add(t.i11, t.fx * t.fy);
+}
+
+template <typename S>
+static inline S dot(const S* a, const S* b, int channels) {
+  S sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int i = 0; i < channels; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+template <typename S>
+static inline S squared_distance(const S* a, const S* b, int channels) {
+  S sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int i = 0; i < channels; ++i) {
+    const S difference = a[i] - b[i];
+    sum += difference * difference;
+  }
+  return sum;
+}
+
+// Position of a stored match along one axis, split for sampling; inside the image whatever the offset holds.
+template <typename S>
+static inline Split<S> match_position(int start, S offset, int length) {
+  return split(anchor_of(S(start), offset, length).position);
+}

@@ -1,0 +1,292 @@
+// The quick search: float32 arithmetic, whole candidates' steps of one pixel, any window, patch and selection.
+//
+// All candidates of one query and frame then share one fractional phase. So the query is compared with whole pixels only, one more
+// row and column of them than there are candidates, with vector lanes along x; bilinear mixing acts on the results (see
+// key_rows.h for l2, where that is exact too). Scores of all candidates of a query fit in the first-level cache, from which the
+// best are selected (select_scores.h).
+#pragma once
+
+// Whether the scores of a query are few enough to be kept until all are there.
+static inline bool fits_rows(const SearchParameters& p) {
+  return p.window <= 512 && int64_t(p.slots) * p.window * p.window <= (1 << 18);
+}
+
+// The scores of a column of kLanes neighbouring candidates, `rows` of them from pixel (x, y) on, from the comparisons with
+// whole pixels, in rows `pitch` apart. `put` takes them one row after the other. kX and kY say along which axes there is
+// something to interpolate; where there is not, nothing is read that has no weight, so that a NaN there cannot leak in.
+template <Metric kMetric, bool kX, bool kY, typename Put>
+static __attribute__((noinline)) void mix_column(float fx, float fy, const float* compared, int64_t pitch, const KeyRows& keys,
+                                                 const float* frame, int x, int y, int rows, const Put& put) {
+  constexpr bool kL2 = kMetric == Metric::l2;
+  const int64_t row_size = keys.row_size();
+  const float* across = keys.neighbours(frame, x, y, kAcross);
+  const float* down = keys.neighbours(frame, x, y, kDown);
+  const float* mixed = keys.neighbours(frame, x, y, kMixed);
+  const Floats to_right = all(fx), to_lower = all(fy);
+  const Floats across_weight = all(fx * (1 - fx)), left = all(fy * (1 - fy) * (1 - fx)), right = all(fy * (1 - fy) * fx);
+  const Floats mixed_weight = all(fx * (1 - fx) * fy * (1 - fy));
+  const auto along_row = [&] {
+    Floats sum = load_floats(compared);
+    if constexpr (kX) {
+      sum += to_right * (load_floats(compared + 1) - sum);
+      if constexpr (kL2) sum -= across_weight * load_floats(across);
+    }
+    compared += pitch;
+    across += row_size;
+    return sum;
+  };
+  Floats upper = along_row();
+  for (int row = 0; row < rows; ++row) {
+    Floats sum = upper;
+    if constexpr (kY) {
+      const Floats lower = along_row();
+      sum += to_lower * (lower - upper);
+      if constexpr (kL2 && kX) {
+        sum -= left * load_floats(down) + right * load_floats(down + 1) - mixed_weight * load_floats(mixed);
+      } else if constexpr (kL2) {
+        sum -= left * load_floats(down);
+      }
+      down += row_size;
+      mixed += row_size;
+      upper = lower;
+    } else if (row + 1 < rows) {
+      upper = along_row();
+    }
+    put(row, kL2 ? smaller(Floats{}, Floats{} - sum) : sum);  // rounding makes no match better than perfect
+  }
+}
+
+// Everything a thread needs for one query after another. The scores of a query lie in the order of the candidates' indices.
+template <Metric kMetric>
+class RowSearch {
+ public:
+  RowSearch(const SearchArguments& a, const KeyRows& keys)
+      : a_(a),
+        p_(a.p),
+        z_(a.p.sizes),
+        keys_(keys),
+        area_(p_.window * p_.window),
+        pitch_(compared_pitch(p_.window + kPixels)),
+        compared_size_((p_.window + 2) * pitch_ + kLanes),
+        compared_(p_.slots * compared_size_),
+        scores_(int64_t(p_.slots) * area_ + 2 * kLanes),
+        places_(p_.slots),
+        candidates_(int64_t(p_.slots) * area_),
+        selection_(p_.select == Select::each ? area_ : p_.slots * area_, p_.topk) {
+    for (int i = 0; i < p_.slots * area_; ++i)
+      candidates_[i] = {int16_t(i / area_), int16_t(i % area_ / p_.window), int16_t(i % area_ % p_.window)};
+  }
+
+  // Searches for query (column, row) of frame t, whose features are `query`; `frame_of` finds the rows of a key frame.
+  // All slots are compared before the first is mixed: what was stored has then reached the cache, where unaligned loads find it.
+  template <typename FrameOf>
+  void search(int64_t b, int head, int t, int row, int column, const float* query, const FrameOf& frame_of) {
+    const int64_t number = int64_t(row) * z_.query_width + column;
+    const int64_t first = ((((b * z_.heads + head) * z_.frames + t) * z_.queries()) + number) * p_.matches;
+    x_ = column * z_.stride;
+    y_ = row * z_.stride;
+    for (int slot = 0; slot < p_.slots; ++slot) {
+      Place& place = places_[slot];
+      place.frame = frame_of_slot(t, slot, z_.frames, p_.temporal_window, p_.causal);
+      if (place.frame < 0) continue;
+      place.pixels = frame_of(place.frame);
+      put_window(place, flow_at(static_cast<const float*>(a_.flow), z_, p_.flow_heads, p_.slots, b, head, t, slot, number));
+      const int more = place.fx == 0.0f && place.fy == 0.0f ? 0 : 1;
+      compare_rows<kMetric>(keys_.pixel(place.pixels, place.left - place.skew, place.top), keys_.row_size(), keys_.group_size(),
+                            keys_.groups(), p_.patch, query, place.end - place.begin + more, p_.window + more + place.skew,
+                            compared_.get() + slot * compared_size_, pitch_);
+    }
+    for (int slot = 0; slot < p_.slots; ++slot) mix_window(slot);
+    select(static_cast<float*>(a_.scores) + first, static_cast<float*>(a_.offsets) + 2 * first, a_.frames + first);
+  }
+
+ private:
+  // Where the window of a slot lies.
+  struct Place {
+    int frame;             // -1: there is none
+    const float* pixels;   // the frame's rows
+    float x, y;            // anchor
+    float fx, fy;          // and its fractions
+    Window wx, wy;
+    int begin, end;        // rows of the window inside the image
+    int left, top;         // whole pixel of the first candidate of the first of these rows
+    int skew;              // pixels from the beginning of a vector to `left`: loads that cross cache lines cost two
+  };
+
+  struct Candidate {
+    int16_t slot, row, column;
+  };
+
+  void put_window(Place& place, const Displacement<float>& d) const {
+    place.x = anchor_of(float(x_), d.x, z_.key_width).position;
+    place.y = anchor_of(float(y_), d.y, z_.key_height).position;
+    place.wx = window_of(place.x, 1.0f, p_.window, z_.key_width, p_.slide);
+    place.wy = window_of(place.y, 1.0f, p_.window, z_.key_height, p_.slide);
+    const Split<float> x = split(place.x), y = split(place.y);
+    place.fx = x.fraction;
+    place.fy = y.fraction;
+    place.begin = place.wy.low > place.wy.begin ? place.wy.low - place.wy.begin : 0;
+    place.end = least(place.wy.high - place.wy.begin + 1, p_.window);
+    place.left = x.whole + place.wx.begin;
+    place.top = y.whole + place.wy.begin + place.begin;
+    place.skew = KeyRows::skew(place.left);
+  }
+
+  // Scores of all candidates of a slot. The last vector of a row may reach into the next row, where it writes -inf; it comes
+  // before the vector that belongs there: strips from right to left, rows from top to bottom.
+  void mix_window(int slot) {
+    const Place& place = places_[slot];
+    float* scores = scores_.get() + int64_t(slot) * area_;
+    if (place.frame < 0) return fill(scores, area_);
+    fill(scores, place.begin * p_.window);
+    const auto mix = [&](auto in_x, auto in_y) {
+      for (int column = (p_.window - 1) / kLanes * kLanes; column >= 0; column -= kLanes) {
+        const Ints lane = lane_numbers() + column, k = lane + place.wx.begin;
+        const Ints valid = Ints(k >= place.wx.low) & Ints(k <= place.wx.high) & Ints(lane < p_.window);
+        float* out = scores + place.begin * p_.window + column;
+        mix_column<kMetric, decltype(in_x)::value, decltype(in_y)::value>(
+            place.fx, place.fy, compared_.get() + slot * compared_size_ + place.skew + column, pitch_, keys_, place.pixels,
+            place.left + column, place.top, place.end - place.begin,
+            [&](int row, Floats mixed) { store_floats(out + row * p_.window, valid ? mixed : all(-__builtin_inff())); });
+      }
+    };
+    if (place.fx != 0.0f) {
+      place.fy != 0.0f ? mix(Constant<true>(), Constant<true>()) : mix(Constant<true>(), Constant<false>());
+    } else {
+      place.fy != 0.0f ? mix(Constant<false>(), Constant<true>()) : mix(Constant<false>(), Constant<false>());
+    }
+    fill(scores + place.end * p_.window, (p_.window - place.end) * p_.window);
+  }
+
+  static void fill(float* scores, int count) {
+    for (int i = 0; i < count; i += kLanes) store_floats(scores + i, all(-__builtin_inff()));
+  }
+
+  void select(float* scores, float* offsets, int32_t* frames) {
+    int place = 0, self = -1;
+    if (p_.self_match != SelfMatch::keep) {
+      self = -places_[0].wy.begin * p_.window - places_[0].wx.begin;
+      if (p_.self_match == SelfMatch::first) write(scores_[self], self, place++, scores, offsets, frames);
+      scores_[self] = -__builtin_inff();
+    }
+    const int lists = p_.select == Select::each ? p_.slots : 1, slots = p_.slots / lists, size = slots * area_;
+    for (int list = 0; list < lists; ++list) {
+      const int end = (list + 1) * p_.topk, wanted = end - place;
+      if (selection_.select(scores_.get() + int64_t(list) * size, size, wanted)) {
+        for (int i = 0; i < wanted; ++i, ++place)
+          write(selection_.score(i), list * size + selection_.place(i), place, scores, offsets, frames);
+      } else {
+        select_with_care(list * slots, (list + 1) * slots, self, place, end, scores, offsets, frames);
+        place = end;
+      }
+    }
+  }
+
+  // For what the quick selection leaves open: NaN and infinite scores, and fewer valid candidates than places.
+  void select_with_care(int slot, int end_slot, int self, int place, int end, float* scores, float* offsets, int32_t* frames) {
+    Block<float> best(end - place);
+    Block<int64_t> best_candidates(end - place);
+    Selection<float> selection(best.get(), best_candidates.get());
+    selection.clear(end - place);
+    for (int i = slot * area_; i < end_slot * area_; ++i) {
+      const Candidate& c = candidates_[i];
+      const Place& from = places_[c.slot];
+      if (from.frame < 0 || i == self || !from.wx.valid(from.wx.begin + c.column) || !from.wy.valid(from.wy.begin + c.row)) continue;
+      selection.offer(scores_[i], i);
+    }
+    for (int i = 0; i < selection.count(); ++i, ++place)
+      write(selection.score(i), int(selection.candidate(i)), place, scores, offsets, frames);
+    for (; place < end; ++place) write_empty(place, scores, offsets, frames);
+  }
+
+  void write(float score, int candidate, int place, float* scores, float* offsets, int32_t* frames) const {
+    const Candidate& c = candidates_[candidate];
+    const Place& from = places_[c.slot];
+    scores[place] = score;
+    offsets[2 * place] = step_position(from.x, 1.0f, from.wx.begin + c.column) - float(x_);
+    offsets[2 * place + 1] = step_position(from.y, 1.0f, from.wy.begin + c.row) - float(y_);
+    frames[place] = from.frame;
+  }
+
+  const SearchArguments& a_;
+  const SearchParameters& p_;
+  const Sizes& z_;
+  const KeyRows& keys_;
+  int area_;
+  int64_t pitch_, compared_size_;
+  Block<float> compared_, scores_;
+  Block<Place> places_;
+  Block<Candidate> candidates_;
+  ScoreSelection selection_;
+  int x_ = 0, y_ = 0;
+};
+
+// Rows of the query frame that the queries of one row of the grid touch: patch row by patch row, groups of channels, pixels.
+template <typename E>
+static void read_query_rows(const E* planes, const Sizes& z, const Patch& patch, int y, int groups, float* out) {
+  const int64_t plane = int64_t(z.height) * z.width;
+  for (int j = 0; j < patch.side; ++j) {
+    const E* row = planes + int64_t(reflect_index(y + patch.offset(j), z.height)) * z.width;
+    for (int g = 0; g < groups; ++g, out += int64_t(z.width) * kGroup)
+      interleave(row + int64_t(g) * kGroup * plane, plane, least(kGroup, z.channels - g * kGroup), z.width, out);
+  }
+}
+
+// One query from these rows: for each patch pixel its groups.
+static inline void read_query(const float* rows, const Sizes& z, const Patch& patch, int x, int groups, float* out) {
+  for (int j = 0; j < patch.side; ++j, rows += int64_t(groups) * z.width * kGroup) {
+    for (int i = 0; i < patch.side; ++i) {
+      const float* pixel = rows + reflect_index(x + patch.offset(i), z.width) * kGroup;
+      for (int g = 0; g < groups; ++g, pixel += int64_t(z.width) * kGroup, out += kGroup) memcpy(out, pixel, kGroup * sizeof(float));
+    }
+  }
+}
+
+template <Metric kMetric, typename E>
+static void search_rows_with(const SearchArguments& a) {
+  const SearchParameters& p = a.p;
+  const Sizes& z = p.sizes;
+  const KeyRows keys(z, p.patch, a.flow != nullptr && kMetric == Metric::l2, p.slide ? 0 : p.window,
+                     compared_pitch(p.window + kPixels) + kLanes);
+  // Only the frames that are being searched are kept: frame f lies in place f % kept.
+  const int kept = least(p.slots, z.frames);
+  Block<float> memory(kept * keys.frame_size());
+  const auto frame_of = [&](int f) { return memory.get() + f % kept * keys.frame_size(); };
+  const int64_t query_size = int64_t(p.patch.side) * p.patch.side * keys.groups() * kGroup;
+  const int64_t key_plane = int64_t(z.key_height) * z.key_width, plane = int64_t(z.height) * z.width;
+
+  for (int64_t b = 0; b < z.batch; ++b) {
+    for (int head = 0; head < z.heads; ++head) {
+      int filled = 0;  // frames laid out so far
+      for (int t = 0; t < z.frames; ++t) {
+        const int end = p.causal ? t + 1 : first_frame(t, z.frames, p.temporal_window) + p.slots;
+        const int64_t fresh = int64_t(end - filled) * keys.rows();
+        parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
+          for (int64_t i = begin; i < stop; ++i) {
+            const int f = filled + int(i / keys.rows());
+            const E* in = static_cast<const E*>(a.key) + head_start(b, f, head, z.frames, z.heads, z.channels, key_plane);
+            keys.fill_channels(in, int(i % keys.rows()), frame_of(f));
+          }
+        });
+        parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
+          Block<float> scratch(3 * keys.group_size());
+          for (int64_t i = begin; i < stop; ++i)
+            keys.fill_neighbours(int(i % keys.rows()), frame_of(filled + int(i / keys.rows())), scratch.get());
+        });
+        filled = end;
+        const E* queries = static_cast<const E*>(a.query) + head_start(b, t, head, z.frames, z.heads, z.channels, plane);
+        parallel(z.query_height, 1, [&](int64_t begin, int64_t stop) {
+          RowSearch<kMetric> search(a, keys);
+          Block<float> rows(int64_t(p.patch.side) * keys.groups() * z.width * kGroup), query(query_size);
+          for (int row = int(begin); row < stop; ++row) {
+            read_query_rows(queries, z, p.patch, row * z.stride, keys.groups(), rows.get());
+            for (int column = 0; column < z.query_width; ++column) {
+              read_query(rows.get(), z, p.patch, column * z.stride, keys.groups(), query.get());
+              search.search(b, head, t, row, column, query.get(), frame_of);
+            }
+          }
+        });
+      }
+    }
+  }
+}

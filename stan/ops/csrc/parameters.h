@@ -1,0 +1,283 @@
+// From tensors and numbers to the structs of shapes.h: the `check_*` functions raise on anything a kernel could not handle; after
+// them no index can leave its tensor. Used by the CPU and the CUDA entry points alike.
+#pragma once
+
+#include <optional>
+
+#include "checks.h"
+#include "shapes.h"
+
+namespace stan {
+
+inline Metric metric_of(const char* op, const std::string& text) {
+  if (text == "l2") return Metric::l2;
+  STAN_CHECK(text == "dot", op, "metric: expected 'l2' or 'dot', got '", text, "'");
+  return Metric::dot;
+}
+
+inline Select select_of(const char* op, const std::string& text) {
+  if (text == "all") return Select::all;
+  STAN_CHECK(text == "each", op, "select: expected 'all' or 'each', got '", text, "'");
+  return Select::each;
+}
+
+inline int grid_side(int64_t side, int64_t stride) { return side == 0 ? 0 : int((side - 1) / stride + 1); }
+
+inline void check_video(const char* op, const char* name, const Tensor& video) {
+  check_rank(op, name, video, 5, "(B, T, C, H, W)");
+  check_features(op, name, video);
+  for (int64_t dim = 1; dim < 5; ++dim)
+    STAN_CHECK(video.size(dim) <= kMaxSide, op, name, ": expected at most ", kMaxSide, " in dimension ", dim, ", got shape ",
+               shape_text(video));
+}
+
+inline Patch check_patch(const char* op, int64_t patch, int64_t dilation) {
+  Patch result;
+  result.side = check_number(op, "patch", patch, 1, 255);
+  STAN_CHECK(patch % 2 == 1, op, "patch: expected an odd number, got ", patch);
+  result.dilation = check_number(op, "dilation", dilation, 1, 1 << 15);
+  return result;
+}
+
+// Checks query against key; fills everything but the grid's stride when heads is 0.
+inline Sizes check_pair(const char* op, const Tensor& query, const Tensor& key, int64_t heads, int64_t stride) {
+  check_video(op, "query", query);
+  check_video(op, "key", key);
+  check_type(op, "key", key, query.scalar_type());
+  check_device(op, "key", key, "query", query);
+  const char* names[] = {"batch size", "frames", "channels"};
+  for (int64_t dim = 0; dim < 3; ++dim) check_size(op, "key", key, dim, query.size(dim), names[dim]);
+  Sizes s;
+  s.heads = check_number(op, "heads", heads, 1, kMaxSide);
+  STAN_CHECK(query.size(2) % heads == 0 && query.size(2) > 0, op, "heads: expected a divisor of the ", query.size(2),
+             " channels, got ", heads);
+  s.stride = check_number(op, "stride", stride, 1, kMaxSide);
+  s.batch = query.size(0);
+  s.frames = int(query.size(1));
+  s.channels = int(query.size(2) / heads);
+  s.height = int(query.size(3));
+  s.width = int(query.size(4));
+  s.key_height = int(key.size(3));
+  s.key_width = int(key.size(4));
+  s.query_height = grid_side(s.height, stride);
+  s.query_width = grid_side(s.width, stride);
+  STAN_CHECK(s.frames >= 1, op, "query: expected at least one frame, got shape ", shape_text(query));
+  STAN_CHECK(s.key_height >= 1 && s.key_width >= 1, op, "key: expected at least one pixel, got shape ", shape_text(key));
+  return s;
+}
+
+inline int check_slots(const char* op, int64_t temporal_window, bool causal, int frames) {
+  check_number(op, "temporal_window", temporal_window, 0, kMaxSide);
+  const int slots = slots_of(int(temporal_window), causal);
+  STAN_CHECK(causal || frames >= slots, op, "temporal_window: ", temporal_window, " searches ", slots, " frames, but the video has ",
+             frames);
+  return slots;
+}
+
+inline double check_key_stride(const char* op, double key_stride) {
+  STAN_CHECK(key_stride > 0 && key_stride <= double(kMaxSide), op, "key_stride: expected a number in (0, ", kMaxSide, "], got ",
+             key_stride);
+  return key_stride;
+}
+
+inline std::vector<int64_t> matches_shape(const Sizes& s, int matches) {
+  return {s.batch, s.heads, s.frames, s.query_height, s.query_width, matches};
+}
+
+// The last axis of a tensor of matches.
+inline int matches_of(const char* op, const char* name, const Tensor& tensor) {
+  check_rank(op, name, tensor, 6, "(B, HD, T, Hq, Wq, K)");
+  STAN_CHECK(tensor.size(5) >= 1 && tensor.size(5) <= kMaxSide, op, name, ": expected 1 to ", kMaxSide,
+             " matches in dimension 5, got shape ", shape_text(tensor));
+  return int(tensor.size(5));
+}
+
+// Flow of a search, (B, 1 or HD, T, S-1, 2, Hq, Wq); returns its head axis, 0 for none.
+inline int check_flow(const char* op, const std::optional<Tensor>& flow, const Tensor& query, const Sizes& s, int slots) {
+  if (!flow) return 0;
+  check_rank(op, "flow", *flow, 7, "(B, 1 or HD, T, W_t-1, 2, Hq, Wq)");
+  check_type(op, "flow", *flow, arithmetic_type(query.scalar_type()));
+  check_device(op, "flow", *flow, "query", query);
+  const int64_t heads = flow->size(1);
+  STAN_CHECK(heads == 1 || heads == s.heads, op, "flow: expected 1 or ", s.heads, " heads in dimension 1, got shape ", shape_text(*flow));
+  const int64_t expected[] = {s.batch, heads, s.frames, slots - 1, 2, s.query_height, s.query_width};
+  const char* names[] = {"batch size", "heads", "frames", "other searched frames", "components", "query rows", "query columns"};
+  for (int64_t dim = 0; dim < 7; ++dim) check_size(op, "flow", *flow, dim, expected[dim], names[dim]);
+  return int(heads);
+}
+
+inline SearchParameters check_search(const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow, int64_t window,
+                                     int64_t temporal_window, int64_t topk, int64_t heads, int64_t patch, int64_t dilation,
+                                     int64_t stride, double key_stride, const std::string& metric, const std::string& select,
+                                     const std::string& self_match, bool slide, bool causal) {
+  const char* op = "search";
+  SearchParameters p;
+  p.sizes = check_pair(op, query, key, heads, stride);
+  p.patch = check_patch(op, patch, dilation);
+  p.window = check_number(op, "window", window, 1, 1 << 14);
+  p.slots = check_slots(op, temporal_window, causal, p.sizes.frames);
+  p.temporal_window = int(temporal_window);
+  p.key_stride = check_key_stride(op, key_stride);
+  p.metric = metric_of(op, metric);
+  p.select = select_of(op, select);
+  STAN_CHECK(self_match == "keep" || self_match == "first" || self_match == "exclude", op,
+             "self_match: expected 'keep', 'first' or 'exclude', got '", self_match, "'");
+  p.self_match = self_match == "keep" ? SelfMatch::keep : self_match == "first" ? SelfMatch::first : SelfMatch::exclude;
+  const int64_t candidates = window * window * (p.select == Select::all ? p.slots : 1);
+  STAN_CHECK(candidates < (int64_t{1} << 31), op, "window: ", window, " gives ", candidates, " candidates, more than 2^31");
+  STAN_CHECK(topk >= 1 && topk <= candidates, op, "topk: expected 1 to ", candidates, ", the number of candidates, got ", topk);
+  p.topk = int(topk);
+  const int64_t matches = p.select == Select::all ? topk : topk * p.slots;
+  STAN_CHECK(matches <= kMaxSide, op, "topk: expected at most ", kMaxSide, " matches in all, got ", matches);
+  p.matches = int(matches);
+  p.slide = slide;
+  p.causal = causal;
+  p.flow_heads = check_flow(op, flow, query, p.sizes, p.slots);
+  return p;
+}
+
+inline SearchParameters check_search_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
+                                              const Tensor& key, const std::optional<Tensor>& flow, const Tensor& offsets,
+                                              const Tensor& frames, int64_t temporal_window, int64_t heads, int64_t patch,
+                                              int64_t dilation, int64_t stride, const std::string& metric, bool causal) {
+  const char* op = "search_backward";
+  SearchParameters p;
+  p.sizes = check_pair(op, query, key, heads, stride);
+  p.patch = check_patch(op, patch, dilation);
+  p.slots = check_slots(op, temporal_window, causal, p.sizes.frames);
+  p.temporal_window = int(temporal_window);
+  p.metric = metric_of(op, metric);
+  p.causal = causal;
+  p.flow_heads = check_flow(op, flow, query, p.sizes, p.slots);
+  p.matches = matches_of(op, "frames", frames);
+  const ScalarType type = arithmetic_type(query.scalar_type());
+  const std::vector<int64_t> shape = matches_shape(p.sizes, p.matches);
+  check_matches(op, "frames", frames, shape, false, ScalarType::Int, query);
+  check_matches(op, "offsets", offsets, shape, true, type, query);
+  check_matches(op, "grad_scores", grad_scores, shape, false, type, query);
+  check_matches(op, "grad_offsets", grad_offsets, shape, true, type, query);
+  return p;
+}
+
+inline RefineParameters check_refine(const Tensor& query, const Tensor& key, const Tensor& offsets, const Tensor& frames,
+                                     int64_t window, int64_t topk, int64_t patch, int64_t dilation, int64_t stride,
+                                     double key_stride, const std::string& metric, bool slide) {
+  const char* op = "refine";
+  RefineParameters p;
+  p.incoming = matches_of(op, "frames", frames);
+  p.sizes = check_pair(op, query, key, frames.size(1), stride);
+  p.patch = check_patch(op, patch, dilation);
+  p.window = check_number(op, "window", window, 1, 1 << 14);
+  p.key_stride = check_key_stride(op, key_stride);
+  p.metric = metric_of(op, metric);
+  const int64_t candidates = window * window * p.incoming;
+  STAN_CHECK(candidates < (int64_t{1} << 31), op, "window: ", window, " gives ", candidates, " candidates, more than 2^31");
+  STAN_CHECK(topk >= 1 && topk <= candidates, op, "topk: expected 1 to ", candidates, ", the number of candidates, got ", topk);
+  p.matches = check_number(op, "topk", topk, 1, kMaxSide);
+  p.slide = slide;
+  const std::vector<int64_t> shape = matches_shape(p.sizes, p.incoming);
+  check_matches(op, "frames", frames, shape, false, ScalarType::Int, query);
+  check_matches(op, "offsets", offsets, shape, true, arithmetic_type(query.scalar_type()), query);
+  return p;
+}
+
+inline RefineParameters check_refine_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
+                                              const Tensor& key, const Tensor& offsets_in, const Tensor& offsets,
+                                              const Tensor& frames, const Tensor& parents, int64_t patch, int64_t dilation,
+                                              int64_t stride, const std::string& metric) {
+  const char* op = "refine_backward";
+  RefineParameters p;
+  p.matches = matches_of(op, "frames", frames);
+  p.sizes = check_pair(op, query, key, frames.size(1), stride);
+  p.patch = check_patch(op, patch, dilation);
+  p.metric = metric_of(op, metric);
+  const ScalarType type = arithmetic_type(query.scalar_type());
+  const std::vector<int64_t> shape = matches_shape(p.sizes, p.matches);
+  check_matches(op, "frames", frames, shape, false, ScalarType::Int, query);
+  check_matches(op, "parents", parents, shape, false, ScalarType::Int, query);
+  check_matches(op, "offsets", offsets, shape, true, type, query);
+  check_matches(op, "grad_scores", grad_scores, shape, false, type, query);
+  check_matches(op, "grad_offsets", grad_offsets, shape, true, type, query);
+  check_rank(op, "offsets_in", offsets_in, 7, "(B, HD, T, Hq, Wq, K, 2)");
+  STAN_CHECK(offsets_in.size(5) >= 1 && offsets_in.size(5) <= kMaxSide, op, "offsets_in: expected 1 to ", kMaxSide,
+             " matches in dimension 5, got shape ", shape_text(offsets_in));
+  p.incoming = int(offsets_in.size(5));
+  check_matches(op, "offsets_in", offsets_in, matches_shape(p.sizes, p.incoming), true, type, query);
+  return p;
+}
+
+inline FlowParameters check_search_flow(const char* op, const Tensor& forward, const Tensor& backward, int64_t temporal_window,
+                                        int64_t stride, bool causal) {
+  check_video(op, "forward", forward);
+  check_video(op, "backward", backward);
+  const ScalarType type = forward.scalar_type();
+  STAN_CHECK(type == arithmetic_type(type), op, "forward: expected float32 or float64, got ", type_name(type));
+  check_type(op, "backward", backward, type);
+  check_device(op, "backward", backward, "forward", forward);
+  STAN_CHECK(forward.size(2) == 2, op, "forward: expected 2 components in dimension 2, got shape ", shape_text(forward));
+  const char* names[] = {"batch size", "frames", "components", "rows", "columns"};
+  for (int64_t dim = 0; dim < 5; ++dim) check_size(op, "backward", backward, dim, forward.size(dim), names[dim]);
+  for (int64_t dim = 1; dim < 5; ++dim)
+    STAN_CHECK(forward.size(dim) >= 1, op, "forward: expected at least one frame and one pixel, got shape ", shape_text(forward));
+  FlowParameters p;
+  p.batch = forward.size(0);
+  p.frames = int(forward.size(1));
+  p.height = int(forward.size(3));
+  p.width = int(forward.size(4));
+  p.stride = check_number(op, "stride", stride, 1, kMaxSide);
+  p.query_height = grid_side(p.height, stride);
+  p.query_width = grid_side(p.width, stride);
+  p.slots = check_slots(op, temporal_window, causal, p.frames);
+  p.temporal_window = int(temporal_window);
+  p.causal = causal;
+  return p;
+}
+
+// Shape of what search_flow returns, and of its gradient.
+inline std::vector<int64_t> flow_shape(const FlowParameters& p) {
+  return {p.batch, p.frames, p.slots - 1, 2, p.query_height, p.query_width};
+}
+
+inline GatherParameters check_gather(const char* op, const Tensor& value, const Tensor& weights, const Tensor& offsets,
+                                     const Tensor& frames, int64_t patch, int64_t dilation, int64_t stride) {
+  GatherParameters p;
+  check_video(op, "value", value);
+  p.matches = matches_of(op, "weights", weights);
+  Sizes& s = p.sizes;
+  s.heads = check_number(op, "weights: heads", weights.size(1), 1, kMaxSide);
+  STAN_CHECK(value.size(2) % s.heads == 0 && value.size(2) > 0, op, "value: expected channels that the ", s.heads,
+             " heads of weights divide, got shape ", shape_text(value));
+  s.batch = value.size(0);
+  s.frames = check_number(op, "value: frames", value.size(1), 1, kMaxSide);
+  s.channels = int(value.size(2) / s.heads);
+  s.key_height = check_number(op, "value: rows", value.size(3), 1, kMaxSide);
+  s.key_width = check_number(op, "value: columns", value.size(4), 1, kMaxSide);
+  s.stride = check_number(op, "stride", stride, 1, kMaxSide);
+  s.query_height = check_number(op, "weights: query rows", weights.size(3), 0, kMaxSide / stride + 1);
+  s.query_width = check_number(op, "weights: query columns", weights.size(4), 0, kMaxSide / stride + 1);
+  p.patch = check_patch(op, patch, dilation);
+  const ScalarType type = arithmetic_type(value.scalar_type());
+  const std::vector<int64_t> shape = matches_shape(s, p.matches);
+  check_matches(op, "weights", weights, shape, false, type, value);
+  check_matches(op, "offsets", offsets, shape, true, type, value);
+  check_matches(op, "frames", frames, shape, false, ScalarType::Int, value);
+  return p;
+}
+
+// Shape of what gather (stack false) or gather_stack (stack true) returns, and of its gradient.
+inline std::vector<int64_t> gathered_shape(const GatherParameters& p, bool stack) {
+  const Sizes& s = p.sizes;
+  if (stack) return {s.batch, s.heads, p.matches, s.frames, s.channels, s.query_height, s.query_width};
+  return {s.batch, s.frames, int64_t(s.heads) * s.channels, s.query_height, s.query_width};
+}
+
+// The gradient that arrives at an output must have its shape, type and device.
+inline void check_gradient(const char* op, const Tensor& grad, const std::vector<int64_t>& shape, const Tensor& like) {
+  check_type(op, "grad", grad, like.scalar_type());
+  check_device(op, "grad", grad, "the inputs", like);
+  bool same = grad.dim() == int64_t(shape.size());
+  for (size_t i = 0; same && i < shape.size(); ++i) same = grad.size(int64_t(i)) == shape[i];
+  STAN_CHECK(same, op, "grad: expected shape ", shape_text(shape), ", got ", shape_text(grad));
+}
+
+}  // namespace stan

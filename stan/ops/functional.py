@@ -1,0 +1,416 @@
+"""The Shifted Non-Local Search and its companions, as functions.
+
+Each function checks its arguments once, brings them into one form and hands them to a backend (`backend.py`).
+What is computed is fixed in docs/operator.md; the idea is from "Space-Time Attention with Shifted Non-Local
+Search" (arXiv 2309.16849).
+
+Shape letters: B batch, T frames, HD heads, C channels per head, H x W pixels, Hq x Wq queries
+(Hq = (H-1) // stride + 1), K matches, W_t searched frames. Displacements are (x, y) in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import backend as backends
+from . import checks, inputs
+from .softmax import weights as weights
+from .types import Matches, Metric, RefineSpec, SearchSpec, Select, SelfMatch, score_dtype
+
+
+def shifted_nls(
+    query: Tensor,  # (B, T, HD*C, H, W)
+    key: Tensor,  # (B, T, HD*C, Hk, Wk)
+    flow: Tensor | None = None,  # (B, T, W_t-1, 2, Hq, Wq) or (B, HD, T, W_t-1, 2, Hq, Wq)
+    *,
+    window: int = 9,
+    temporal_window: int = 1,
+    topk: int = 10,
+    heads: int = 1,
+    patch: int = 1,
+    dilation: int = 1,
+    stride: int = 1,
+    key_stride: float = 1.0,
+    metric: Metric = "l2",
+    select: Select = "all",
+    self_match: SelfMatch = "keep",
+    slide: bool = True,
+    causal: bool = False,
+    backend: str | None = None,
+) -> Matches:
+    """Find the most similar key patches of every query, in small windows centred where the flow points.
+
+    Differentiable in query, key and flow, once (no second derivatives). The choice of the matches and the
+    slide of the windows are constants to the gradient.
+
+    Args:
+        query: features that search, (B, T, HD*C, H, W), float16, bfloat16, float32 or float64; heads are
+            split from the channels, head-major.
+        key: features that are searched, same type, B, T and channels; Hk x Wk may differ from H x W. A
+            position (x, y) means the same pixel coordinates in both.
+        flow: displacement (dx, dy) in key pixels from each query to each other searched frame, in slot order;
+            fractional. None is zero flow, as is any component that is NaN or infinite. Use ``flow.round()``
+            for a search without interpolation.
+        window: side ws of the search window, in grid steps. An even window reaches one step further
+            right and down.
+        temporal_window: frames wt searched on each side. W_t = 2*wt + 1 frames are searched: slot 0 is the
+            query's own frame t, then t+1, t+2, ..., then t-1, t-2, ...; at the ends of the clip the range
+            slides inwards.
+        topk: matches kept; for each searched frame if `select` is "each".
+        heads: number HD of heads.
+        patch: side ps of the compared patches, odd. Pixels outside the image are reflected.
+        dilation: distance between patch pixels.
+        stride: distance between queries; they lie at pixels 0, stride, 2*stride, ...
+        key_stride: distance s_k between candidates, in pixels; may be fractional.
+        metric: "l2", minus the sum of squared differences, or "dot", the sum of products; over patch and
+            channels.
+        select: "all" keeps the best over all searched frames; "each" keeps `topk` for every slot, in slot
+            order, so that K = topk * W_t.
+        self_match: what becomes of the query's own position (the centre of slot 0): "keep" treats it as any
+            other, "first" puts it in place 0 whatever its score, "exclude" leaves it out.
+        slide: move each window in whole grid steps so that it stays inside the image, as far as it fits.
+            Candidates outside the image are invalid.
+        causal: search frames t, t-1, ..., t-wt (W_t = wt + 1), for streaming. Frames before the clip hold no
+            valid candidates.
+        backend: "reference", "native", or None for the best one here.
+
+    Returns:
+        `Matches` (scores, offsets, frames), best first. Ties go to the lower candidate index (slot, row,
+        column). NaN scores come after all numbers, then places that no valid candidate could fill.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, value, shape or device.
+    """
+    spec = SearchSpec(
+        window=window,
+        temporal_window=temporal_window,
+        topk=topk,
+        heads=heads,
+        patch=patch,
+        dilation=dilation,
+        stride=stride,
+        key_stride=key_stride,
+        metric=metric,
+        select=select,
+        self_match=self_match,
+        slide=slide,
+        causal=causal,
+    )
+    return search(query, key, flow, spec, backend)
+
+
+def refine(
+    query: Tensor,  # (B, T, HD*C, H, W)
+    key: Tensor,  # (B, T, HD*C, Hk, Wk)
+    offsets: Tensor,  # (B, HD, T, Hq, Wq, K, 2)
+    frames: Tensor,  # (B, HD, T, Hq, Wq, K)
+    *,
+    window: int = 1,
+    topk: int | None = None,
+    heads: int | None = None,
+    patch: int = 1,
+    dilation: int = 1,
+    stride: int = 1,
+    key_stride: float = 1.0,
+    metric: Metric = "l2",
+    slide: bool = True,
+    backend: str | None = None,
+) -> Matches:
+    """Search again in a small window around each match of an earlier search; window=1 only scores anew.
+
+    Differentiable in query, key and offsets. Where the windows of two matches overlap, a position is a
+    candidate twice and may be kept twice.
+
+    Args:
+        query, key, patch, dilation, stride, key_stride, metric, slide, backend: as in `shifted_nls`.
+        offsets: (dx, dy) of the earlier matches in pixels.
+        frames: int32 or int64 frame indices of the earlier matches. A frame outside [0, T) marks an empty
+            match, whose candidates are invalid.
+        window: side wr of the window around each match, in grid steps.
+        topk: matches kept; None keeps as many as came in.
+        heads: number of heads; None takes it from `offsets`.
+
+    Returns:
+        `Matches`, the best over all windows first (ties: lower match, row, column).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, value, shape or device.
+    """
+    checks.whole("stride", stride, 1)
+    offsets, frames = inputs.refine_inputs(query, key, offsets, frames, stride)
+    inputs.same_heads("offsets", offsets, heads)
+    incoming = offsets.shape[5]
+    spec = RefineSpec(
+        incoming=incoming,
+        window=window,
+        topk=incoming if topk is None else topk,
+        heads=offsets.shape[1],
+        patch=patch,
+        dilation=dilation,
+        stride=stride,
+        key_stride=key_stride,
+        metric=metric,
+        slide=slide,
+    )
+    return backends.resolve(backend, query, key).refine(query, key, offsets, frames, spec)
+
+
+def search_flow(
+    forward: Tensor,  # (B, T, 2, H, W)
+    backward: Tensor,  # (B, T, 2, H, W)
+    *,
+    temporal_window: int = 1,
+    stride: int = 1,
+    causal: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """Turn one-step optical flow into search displacements, by following it from frame to frame.
+
+    The displacement to frame t+n is d_n = d_(n-1) + forward[t+n-1] read at q + d_(n-1); backwards alike.
+    The flow is read bilinearly; positions outside the image are reflected once, then clamped, for the
+    look-up only. NaN and infinite components count as zero. Differentiable in both flows.
+
+    Args:
+        forward: `forward[:, t]` maps frame t to t+1, (dx, dy) in pixels; the last frame's is not used.
+        backward: `backward[:, t]` maps frame t to t-1; the first frame's is not used.
+        temporal_window, stride, causal: as in the search that follows.
+
+    Returns:
+        (B, T, W_t-1, 2, Hq, Wq) in slot order, float32 (float64 for float64 flows). Slots before the clip
+        (causal) are zero.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, value, shape or device; T is below W_t.
+    """
+    checks.whole("temporal_window", temporal_window, 0)
+    checks.whole("stride", stride, 1)
+    checks.flag("causal", causal)
+    forward, backward = inputs.flow_inputs(forward, backward, 1 if causal else 2 * temporal_window + 1)
+    chosen = backends.resolve(backend, forward, backward)
+    return chosen.search_flow(forward, backward, temporal_window, stride, causal)
+
+
+def rescale_flow(
+    flow: Tensor,  # (..., 2, H, W)
+    size: tuple[int, int],
+) -> Tensor:
+    """Resize flow to another resolution and scale its values to the new pixels.
+
+    Pixels are unit squares (``align_corners=False``); when shrinking, the flow is low-pass filtered
+    (``antialias=True``), so that no pixel goes unheard. NaN and infinite components count as zero.
+
+    Args:
+        flow: any leading axes, (dx, dy) in pixels.
+        size: new (H, W).
+
+    Returns:
+        (..., 2, *size), the type of `flow`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, value or shape.
+    """
+    if not isinstance(flow, Tensor) or not flow.is_floating_point():
+        kind = flow.dtype if isinstance(flow, Tensor) else type(flow).__name__
+        raise TypeError(f"flow: expected a floating-point tensor (..., 2, H, W), got {kind}")
+    if flow.dim() < 3 or flow.shape[-3] != 2 or min(flow.shape[-2:]) < 1:
+        raise ValueError(f"flow: expected shape (..., 2, H, W), got {tuple(flow.shape)}")
+    new_height, new_width = inputs.size_of(size)
+    height, width = flow.shape[-2:]
+    if flow.numel() == 0:
+        return flow.new_zeros((*flow.shape[:-2], new_height, new_width))
+    values = flow.to(score_dtype(flow)).reshape(-1, 2, height, width)  # (N, 2, H, W)
+    values = torch.where(values.isfinite(), values, 0.0)
+    if (new_height, new_width) != (height, width):
+        values = F.interpolate(
+            values, (new_height, new_width), mode="bilinear", align_corners=False, antialias=True
+        )
+    ratio = values.new_tensor([new_width / width, new_height / height]).reshape(2, 1, 1)
+    return (values * ratio).reshape(*flow.shape[:-2], new_height, new_width).to(flow.dtype)
+
+
+def gather(
+    value: Tensor,  # (B, T, HD*C, H, W)
+    weights: Tensor,  # (B, HD, T, Hq, Wq, K)
+    offsets: Tensor,  # (B, HD, T, Hq, Wq, K, 2)
+    frames: Tensor,  # (B, HD, T, Hq, Wq, K)
+    *,
+    heads: int | None = None,
+    patch: int = 1,
+    dilation: int = 1,
+    stride: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Sum the values at the matches of every query, weighted.
+
+    With patch > 1 each query brings a whole patch of values around its matches; patches of neighbouring
+    queries overlap on the query grid, and each output is the mean over the patch pixels that fall on it.
+
+    Differentiable in value, weights and offsets.
+
+    Args:
+        value: what is gathered; its H x W may differ from the query's.
+        weights: usually from `weights`, but any numbers will do.
+        offsets, frames: from `shifted_nls` or `refine`. Matches with a frame outside [0, T) add nothing.
+        heads: number of heads; None takes it from `weights`.
+        patch: side of the gathered patches, odd. Pixels outside the image are reflected.
+        dilation: distance between patch pixels.
+        stride: the stride of the search that gave the matches.
+        backend: "reference", "native", or None for the best one here.
+
+    Returns:
+        (B, T, HD*C, Hq, Wq), the type of `value`; sums are taken in float32 (float64 for float64 values).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, value, shape or device.
+    """
+    spec = inputs.gather_spec(weights, heads, patch, dilation, stride)
+    weights, offsets, frames = inputs.match_inputs("value", value, weights, offsets, frames, spec.heads)
+    chosen = backends.resolve(backend, value, weights)
+    return chosen.gather(value, weights, offsets, frames, spec)
+
+
+def gather_stack(
+    value: Tensor,  # (B, T, HD*C, H, W)
+    weights: Tensor,  # (B, HD, T, Hq, Wq, K)
+    offsets: Tensor,  # (B, HD, T, Hq, Wq, K, 2)
+    frames: Tensor,  # (B, HD, T, Hq, Wq, K)
+    *,
+    heads: int | None = None,
+    stride: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Lay the K weighted, displaced value videos side by side, for a learned aggregation.
+
+    Args:
+        value, weights, offsets, frames, heads, stride, backend: as in `gather`.
+
+    Returns:
+        (B, HD, K, T, C, Hq, Wq), the type of `value`. Its sum over K is `gather` with patch=1.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, value, shape or device.
+    """
+    spec = inputs.gather_spec(weights, heads, 1, 1, stride)
+    weights, offsets, frames = inputs.match_inputs("value", value, weights, offsets, frames, spec.heads)
+    chosen = backends.resolve(backend, value, weights)
+    return chosen.gather_stack(value, weights, offsets, frames, spec)
+
+
+def scatter(
+    source: Tensor,  # (B, T, HD*C, Hq, Wq)
+    weights: Tensor,  # (B, HD, T, Hq, Wq, K)
+    offsets: Tensor,  # (B, HD, T, Hq, Wq, K, 2)
+    frames: Tensor,  # (B, HD, T, Hq, Wq, K)
+    *,
+    size: tuple[int, int],
+    heads: int | None = None,
+    patch: int = 1,
+    dilation: int = 1,
+    stride: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Push each query's value to its matches: the transpose of `gather`.
+
+    For all value and source, ``(gather(value, ...) * source).sum() == (value * scatter(source, ...)).sum()``.
+    Differentiable in source, weights and offsets.
+
+    Args:
+        source: one value for each query.
+        weights, offsets, frames, heads, patch, dilation, stride, backend: as in `gather`.
+        size: (H, W) of the result.
+
+    Returns:
+        (B, T, HD*C, H, W), the type of `source`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, value, shape or device.
+    """
+    spec = inputs.gather_spec(weights, heads, patch, dilation, stride)
+    size = inputs.size_of(size)
+    weights, offsets, frames = inputs.match_inputs("source", source, weights, offsets, frames, spec.heads)
+    grid = tuple(weights.shape[3:5])
+    checks.shaped("source", source, (None, None, None, *grid), "(B, T, HD*C, Hq, Wq) for these weights")
+    chosen = backends.resolve(backend, source, weights)
+    return chosen.scatter(source, weights, offsets, frames, size, spec)
+
+
+def shifted_attention(
+    query: Tensor,  # (B, T, HD*C, H, W)
+    key: Tensor,  # (B, T, HD*C, Hk, Wk)
+    value: Tensor,  # (B, T, HD*Cv, Hv, Wv)
+    flow: Tensor | None = None,  # (B, T, W_t-1, 2, Hq, Wq) or (B, HD, T, W_t-1, 2, Hq, Wq)
+    *,
+    scale: float | Tensor = 10.0,
+    window: int = 9,
+    temporal_window: int = 1,
+    topk: int = 10,
+    heads: int = 1,
+    patch: int = 1,
+    dilation: int = 1,
+    stride: int = 1,
+    key_stride: float = 1.0,
+    metric: Metric = "l2",
+    select: Select = "all",
+    self_match: SelfMatch = "keep",
+    slide: bool = True,
+    causal: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """Attend over space and time: `shifted_nls`, then `weights`, then `gather` of single pixels, in one call.
+
+    A backend may do the three in one go; the result is the same. `patch` and `dilation` are those of the
+    search.
+
+    Args:
+        query, key, flow: as in `shifted_nls`, with all its settings.
+        value: (B, T, HD*Cv, Hv, Wv), same B and T; channels and size may differ from the key's.
+        scale: of `weights`; a number, or a tensor with one for each head.
+
+    Returns:
+        (B, T, HD*Cv, Hq, Wq), the type of `value`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, value, shape or device.
+    """
+    spec = SearchSpec(
+        window=window,
+        temporal_window=temporal_window,
+        topk=topk,
+        heads=heads,
+        patch=patch,
+        dilation=dilation,
+        stride=stride,
+        key_stride=key_stride,
+        metric=metric,
+        select=select,
+        self_match=self_match,
+        slide=slide,
+        causal=causal,
+    )
+    return attend(query, key, value, flow, scale, spec, backend)
+
+
+def search(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec, backend: str | None) -> Matches:
+    """`shifted_nls` with settings made before."""
+    flow = inputs.search_inputs(query, key, flow, spec)
+    return backends.resolve(backend, query, key).search(query, key, flow, spec)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    flow: Tensor | None,
+    scale: float | Tensor,
+    spec: SearchSpec,
+    backend: str | None,
+) -> Tensor:
+    """`shifted_attention` with settings made before."""
+    flow = inputs.search_inputs(query, key, flow, spec)
+    checks.video("value", value, spec.heads)
+    checks.shaped("value", value, (*query.shape[:2], None, None, None), f"{inputs.VIDEO_AXES} as query")
+    checks.same_device("query", query, value=value)
+    checks.scale_of("scale", scale, spec.heads)
+    return backends.resolve(backend, query, key, value).attention(query, key, value, flow, scale, spec)

@@ -1,0 +1,257 @@
+"""Pure-PyTorch reference of the operator: the oracle of the native kernels, and the fallback without them.
+
+Written for clarity. Its ideas:
+
+- A search is a refinement of the "matches" that the flow predicts, one for each searched frame (slot). So
+  `search` and `refine` are the same `search_windows` (matching.py) around displacements.
+- The choice of the matches has no gradient: they are selected first, without recording anything, and then
+  scored once more, alone, for autograd.
+- Queries are handled in chunks, and in the backward pass a chunk is computed again, not stored. Memory beside
+  inputs, outputs and their gradients: float32 copies of query and key (or value), 12 bytes for each query and
+  searched frame, and a constant of about 50 MB (tests/ops/test_memory.py measures it).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .geometry import anchor, slot_frames
+from .matching import search_windows
+from .pixels import Grid, Images, Shift, as_video, by_query, chunks_of, patch_pixels, recomputed
+from .softmax import weights as softmax_weights
+from .types import GatherSpec, Matches, RefineSpec, SearchSpec, score_dtype
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _untraced(fn: Callable[P, R]) -> Callable[P, R]:
+    """Keep torch.compile out of fn: it would unroll the loops over chunks into one huge graph.
+
+    `torch.compiler.disable` is called late because it imports the compiler, which takes seconds.
+    """
+
+    @functools.wraps(fn)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(fn)(*args, **kwargs)
+        return fn(*args, **kwargs)
+
+    return call
+
+
+@_untraced
+def search(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec) -> Matches:
+    """See `stan.ops.shifted_nls`."""
+    grid = Grid.of_query(query, spec.heads, spec.stride)
+    slots = slot_frames(grid.frames, spec.temporal_window, spec.causal)
+    frames = torch.tensor(slots, dtype=torch.int32, device=query.device).reshape(-1, 1, 1, spec.slots)
+    displacement = torch.zeros((*grid.shape, 1, 2), dtype=score_dtype(query), device=query.device)  # slot 0
+    if flow is None:
+        displacement = displacement.expand(*grid.shape, spec.slots, 2)
+    else:
+        others = flow.permute(0, 1, 2, 5, 6, 3, 4)  # (B, 1 or HD, T, Hq, Wq, W_t-1, 2)
+        displacement = torch.cat([displacement, others.expand(*grid.shape, -1, 2)], dim=-2)
+    frames = frames.expand(*grid.shape, spec.slots)
+    return search_windows(query, key, displacement, frames, spec, grid)
+
+
+@_untraced
+def refine(query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, spec: RefineSpec) -> Matches:
+    """See `stan.ops.refine`."""
+    return search_windows(query, key, offsets, frames, spec, Grid.of_query(query, spec.heads, spec.stride))
+
+
+@_untraced
+def search_flow(forward: Tensor, backward: Tensor, temporal_window: int, stride: int, causal: bool) -> Tensor:
+    """See `stan.ops.search_flow`."""
+    batch, frames, _, height, width = forward.shape
+    slots = slot_frames(frames, temporal_window, causal)
+    later = max(max(row) - t for t, row in enumerate(slots))
+    earlier = max(t - min(f for f in row if f >= 0) for t, row in enumerate(slots))
+    ahead = _follow(forward, later, stride)
+    behind = _follow(backward.flip(1), earlier, stride)  # time runs backwards: frame t is at T-1-t
+    nothing = forward.new_zeros(batch, 2, (height - 1) // stride + 1, (width - 1) // stride + 1)
+
+    def displacement(t: int, frame: int) -> Tensor:
+        if frame < 0:
+            return nothing
+        return ahead[frame - t - 1][:, t] if frame > t else behind[t - frame - 1][:, frames - 1 - t]
+
+    if len(slots[0]) == 1:
+        return forward.new_zeros(batch, frames, 0, *nothing.shape[1:])
+    rows = [torch.stack([displacement(t, f) for f in row[1:]], dim=1) for t, row in enumerate(slots)]
+    return torch.stack(rows, dim=1)  # (B, T, W_t-1, 2, Hq, Wq)
+
+
+@_untraced
+def gather(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec) -> Tensor:
+    """See `stan.ops.gather`."""
+    grid = Grid.of_matches(frames, spec.stride)
+    images = Images.of(value, spec.heads)
+    total = value.new_zeros((), dtype=score_dtype(value))
+    for shift, queries in _patch_on_grid(spec, grid):
+
+        def sums(
+            number: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, shift: Shift = shift
+        ) -> Tensor:
+            index, weight = _match_taps(images, grid, number, weights, offsets, frames, shift)  # (n, K, 4)
+            return images.sums(index.flatten(1), weight.flatten(1))  # (n, C)
+
+        chunks = chunks_of(16 * frames.shape[-1], *by_query(weights, offsets, frames))
+        part = torch.cat(recomputed(sums, chunks))
+        total = total + _shifted(as_video(part, grid), queries)
+    return (total / _patch_count(spec, grid, total)).to(value.dtype)
+
+
+@_untraced
+def gather_stack(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec) -> Tensor:
+    """See `stan.ops.gather_stack`."""
+    grid = Grid.of_matches(frames, spec.stride)
+    images = Images.of(value, spec.heads)
+
+    def samples(number: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
+        return images.sums(*_match_taps(images, grid, number, weights, offsets, frames, (0, 0)))  # (n, K, C)
+
+    per_query = frames.shape[-1] * (16 + images.rows.shape[1])
+    stack = torch.cat(recomputed(samples, chunks_of(per_query, *by_query(weights, offsets, frames))))
+    stack = stack.reshape(*grid.shape, *stack.shape[1:])  # (B, HD, T, Hq, Wq, K, C)
+    return stack.permute(0, 1, 5, 2, 6, 3, 4).to(value.dtype)
+
+
+@_untraced
+def scatter(
+    source: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, size: tuple[int, int], spec: GatherSpec
+) -> Tensor:
+    """See `stan.ops.scatter`."""
+    return _Scatter.apply(source, weights, offsets, frames, size, spec)
+
+
+@_untraced
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, flow: Tensor | None, scale: float | Tensor, spec: SearchSpec
+) -> Tensor:
+    """See `stan.ops.shifted_attention`."""
+    matches = search(query, key, flow, spec)
+    weights = softmax_weights(matches.scores, scale)
+    pixels = GatherSpec(heads=spec.heads, patch=1, dilation=1, stride=spec.stride)
+    dtype = score_dtype(value)
+    return gather(value, weights.to(dtype), matches.offsets.to(dtype), matches.frames, pixels)
+
+
+def _follow(flow: Tensor, steps: int, stride: int) -> list[Tensor]:
+    """Displacements after 1, 2, ... steps of one-step flow (B, T, 2, H, W).
+
+    The n-th result is (B, T-n, 2, Hq, Wq): only where n steps stay in the clip.
+    """
+    batch, frames = flow.shape[:2]
+    grid = Grid.of_query(flow, 1, stride)
+    moved = flow.new_zeros(batch, frames, 2, grid.height, grid.width)
+    results = []
+    for n in range(1, steps + 1):
+        moved = moved[:, : frames - n]
+        moved = moved + _look_up(flow[:, n - 1 : frames - 1], moved, stride)
+        results.append(moved)
+    return results
+
+
+def _look_up(flow: Tensor, moved: Tensor, stride: int) -> Tensor:
+    """The flow (B, T, 2, H, W) at query positions moved by (B, T, 2, Hq, Wq)."""
+    images = Images.of(torch.where(flow.isfinite(), flow, 0.0), 1)
+    grid = Grid.of_query(flow, 1, stride)
+
+    def values(number: Tensor, moved: Tensor) -> Tensor:
+        image, x, y = grid.locate(number)
+        px = anchor(x.to(moved.dtype), moved[:, 0], images.width)
+        py = anchor(y.to(moved.dtype), moved[:, 1], images.height)
+        return images.sums(*images.taps(image, px, py, (0, 0)))  # (n, 2)
+
+    by_query = moved.permute(0, 1, 3, 4, 2).reshape(-1, 2)
+    return as_video(torch.cat(recomputed(values, chunks_of(16, by_query))), grid)
+
+
+def _match_taps(
+    images: Images,
+    grid: Grid,
+    number: Tensor,
+    weights: Tensor,
+    offsets: Tensor,
+    frames: Tensor,
+    shift: Shift,
+) -> tuple[Tensor, Tensor]:
+    """Rows and weights (n, K, 4) of the matches of n queries; empty matches get weight 0."""
+    image, x, y = grid.locate(number)
+    px = anchor(x[:, None].to(offsets.dtype), offsets[..., 0], images.width)  # (n, K)
+    py = anchor(y[:, None].to(offsets.dtype), offsets[..., 1], images.height)
+    index, weight = images.taps(grid.searched(image[:, None], frames), px, py, shift)
+    weights = weights.masked_fill((frames < 0) | (frames >= grid.frames), 0.0)
+    return index, weight * weights[..., None]
+
+
+def _patch_on_grid(spec: GatherSpec, grid: Grid) -> Iterator[tuple[Shift, Shift]]:
+    """The patch pixels that fall on the query grid: displacement in pixels, and in queries."""
+    for u, v in patch_pixels(spec.patch, spec.dilation):
+        if u % spec.stride == 0 and v % spec.stride == 0:
+            queries = (u // spec.stride, v // spec.stride)
+            if abs(queries[0]) < grid.width and abs(queries[1]) < grid.height:
+                yield (u, v), queries
+
+
+def _shifted(video: Tensor, queries: Shift) -> Tensor:
+    """The video moved by (x, y) queries; what enters is zero."""
+    x, y = queries
+    return F.pad(video, (x, -x, y, -y)) if (x, y) != (0, 0) else video
+
+
+def _patch_count(spec: GatherSpec, grid: Grid, like: Tensor) -> Tensor:
+    """How many patch pixels fall on each query, (Hq, Wq)."""
+    one = like.new_ones(grid.height, grid.width)
+    return torch.stack([_shifted(one, queries) for _, queries in _patch_on_grid(spec, grid)]).sum(0)
+
+
+class _Scatter(torch.autograd.Function):
+    """The transpose of `gather`; so its gradient is that of ``(gather(grad) * source).sum()``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        source: Tensor,
+        weights: Tensor,
+        offsets: Tensor,
+        frames: Tensor,
+        size: Shift,
+        spec: GatherSpec,
+    ) -> Tensor:
+        ctx.save_for_backward(source, weights, offsets, frames)
+        ctx.spec = spec
+        grid = Grid.of_matches(frames, spec.stride)
+        shared = source.to(score_dtype(source))
+        shared = shared / _patch_count(spec, grid, shared)
+        channels = source.shape[2] // spec.heads
+        rows = shared.new_zeros(grid.batch * grid.heads * grid.frames * size[0] * size[1], channels)
+        images = Images(rows, *size)
+        per_query = 4 * frames.shape[-1] * channels
+        for shift, (x, y) in _patch_on_grid(spec, grid):
+            part = Images.of(_shifted(shared, (-x, -y)), spec.heads).rows  # (N, C)
+            for number, values, w, o, f in chunks_of(per_query, part, *by_query(weights, offsets, frames)):
+                index, weight = _match_taps(images, grid, number, w, o, f, shift)  # (n, K, 4)
+                pushed = weight.flatten(1)[..., None] * values[:, None]  # (n, K*4, C)
+                rows.index_add_(0, index.flatten(), pushed.flatten(0, 1))
+        out = Grid(grid.batch, grid.heads, grid.frames, *size, stride=1)
+        return as_video(rows, out).to(source.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            source, weights, offsets = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors[:3])
+            gathered = gather(grad.to(weights.dtype), weights, offsets, ctx.saved_tensors[3], ctx.spec)
+            grads = torch.autograd.grad((gathered * source).sum(), (source, weights, offsets))
+        return (*grads, None, None, None)

@@ -1,0 +1,179 @@
+"""Fine-tuning: go on from a checkpoint at new noise levels, and tell what was gained and what was lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from stan import models
+from stan.config import Config, ModelConfig
+from stan.data.noise import build as build_noise
+from stan.data.noise import parse_sigma
+from stan.errors import CheckpointError, ConfigError
+from stan.files import write_text
+from stan.models import VideoDenoiser
+from stan.training.callbacks import LAST
+from stan.training.data_module import open_validation_clips
+from stan.training.fit import Fit, fit
+from stan.training.validation import score
+
+BEFORE = "before.json"
+REPORT = "finetune.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """Validation PSNR at one noise level before and after fine-tuning."""
+
+    sigma: float
+    origin: str  # "old": a level of the checkpoint's training; "new": of this one; "both"
+    psnr_noisy: float
+    before: float
+    after: float
+
+
+def finetune(config: Config) -> tuple[Fit, list[Gain]]:
+    """Train on from ``config.checkpoint``; the architecture comes from the checkpoint.
+
+    Writes ``finetune.json`` beside the checkpoints: PSNR at the old and the new levels, before and after.
+
+    Raises:
+        StanError: for a checkpoint or settings that cannot be used.
+    """
+    if not isinstance(config.checkpoint, str):
+        raise ConfigError(
+            f"checkpoint={config.checkpoint!r} should name the file to fine-tune: checkpoint=FILE"
+        )
+    network = models.load(config.checkpoint)
+    config = dataclasses.replace(config, model=_model_config(network))
+    frozen = freeze(network, config.finetune.freeze)
+    if frozen:
+        print(f"{frozen} parameter tensors stay as they are")
+    levels = gain_levels(network, config)
+
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    resuming = config.resume != "never" and (output / LAST).exists() and (output / BEFORE).exists()
+    if resuming:
+        before = {
+            float(sigma): tuple(pair) for sigma, pair in json.loads((output / BEFORE).read_text()).items()
+        }
+    else:
+        before = validate(network, config, list(levels))
+        write_text(output / BEFORE, json.dumps({str(sigma): pair for sigma, pair in before.items()}))
+
+    state = optimizer_state(Path(config.checkpoint)) if config.finetune.keep_optimizer else None
+    result = fit(config, network, label="finetune", optimizer_state=state)
+    if result.interrupted:
+        return result, []
+    after = validate(result.network, config, list(levels))
+    gains = [
+        Gain(sigma, origin, before[sigma][0], before[sigma][1], after[sigma][1])
+        for sigma, origin in levels.items()
+    ]
+    report = {"checkpoint": config.checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
+    write_text(output / REPORT, json.dumps(report, indent=2) + "\n")
+    return result, gains
+
+
+def gain_levels(network: VideoDenoiser, config: Config) -> dict[float, str]:
+    """The levels to report, low to high, and whether each is old, new or both."""
+    sigmas = parse_sigma(config.noise.sigma)
+    new = _ends_and_middle(sigmas.low, sigmas.high)
+    old = _ends_and_middle(*network.trained.sigma) if network.trained else set()
+    return {
+        sigma: "both" if sigma in old and sigma in new else "old" if sigma in old else "new"
+        for sigma in sorted(old | new)
+    }
+
+
+def validate(network: VideoDenoiser, config: Config, sigmas: list[float]) -> dict[float, tuple[float, float]]:
+    """Mean PSNR over the validation clips, sigma -> (noisy, denoised) in dB."""
+    device = torch.device("cuda" if _uses_gpu(config) else "cpu")
+    noise = build_noise(config.noise.kind, **config.noise.settings)
+    clips = open_validation_clips(config)
+    network = network.to(device).eval()
+    results: dict[float, tuple[float, float]] = {}
+    jobs = [(sigma, index) for sigma in sigmas for index in range(len(clips))]
+    sums: dict[float, list[float]] = {sigma: [0.0, 0.0] for sigma in sigmas}
+    for sigma, index in track(
+        jobs,
+        description="validate",
+        transient=True,
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    ):
+        result = score(network, clips[index], sigma, noise, config.seed, device)
+        sums[sigma][0] += result.psnr_noisy
+        sums[sigma][1] += result.psnr
+    for sigma, (noisy, denoised) in sums.items():
+        results[sigma] = noisy / len(clips), denoised / len(clips)
+    network.cpu()
+    return results
+
+
+def freeze(network: VideoDenoiser, patterns: list[str]) -> int:
+    """Stop the parameters whose names match a pattern from learning; returns how many tensors that are.
+
+    Raises:
+        ConfigError: for a pattern that matches nothing, or when nothing is left to train.
+    """
+    parameters = dict(network.named_parameters())
+    frozen: set[str] = set()
+    for pattern in patterns:
+        matching = fnmatch.filter(parameters, pattern)
+        if not matching:
+            parts = sorted({name.split(".")[0] for name in parameters})
+            raise ConfigError(
+                f"finetune.freeze: {pattern!r} matches no parameter; the parts of {network.name} are "
+                f"{', '.join(parts)}, each with .* behind it"
+            )
+        frozen.update(matching)
+    if patterns and len(frozen) == len(parameters):
+        raise ConfigError(f"finetune.freeze={patterns} freezes every parameter: nothing is left to train")
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    return len(frozen)
+
+
+def optimizer_state(path: Path) -> dict[str, Any]:
+    """AdamW's state in a checkpoint of a training run.
+
+    Raises:
+        CheckpointError: when the checkpoint holds weights only.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True) if path.suffix == ".ckpt" else {}
+    states = content.get("optimizer_states")
+    if not states:
+        raise CheckpointError(
+            f"{path} holds no optimiser state: use the last.ckpt of a training run, or "
+            "finetune.keep_optimizer=false"
+        )
+    state: dict[str, Any] = states[0]
+    return state
+
+
+def _model_config(network: VideoDenoiser) -> ModelConfig:
+    settings = dict(network.settings)
+    return ModelConfig(
+        name=network.name,
+        flow=settings.pop("flow", ModelConfig.flow),
+        blind=settings.pop("blind", network.blind),
+        settings=settings,
+    )
+
+
+def _ends_and_middle(low: float, high: float) -> set[float]:
+    return {low} if low == high else {low, (low + high) / 2, high}
+
+
+def _uses_gpu(config: Config) -> bool:
+    return config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

@@ -1,0 +1,77 @@
+"""The command line itself: help, versions, unknown words, errors in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import stan
+from stan.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_help_lists_every_command(run_stan: Callable) -> None:
+    text = run_stan("--help").stdout
+    for command in COMMANDS:
+        assert command in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(run_stan: Callable, command: str) -> None:
+    assert f"stan {command}" in run_stan(command, "--help").stdout
+
+
+def test_help_does_not_import_torch() -> None:
+    """Help must be instant, so nothing heavy may be imported for it."""
+    code = "import sys, stan.cli; stan.cli.build_parser(); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version(run_stan: Callable) -> None:
+    assert run_stan("--version").stdout.strip() == stan.__version__
+
+
+def test_no_command_and_unknown_command(run_stan: Callable) -> None:
+    assert "usage: stan" in run_stan(code=2).stdout
+    assert "invalid choice" in run_stan("trian", code=2).stderr
+
+
+def test_config_prints_what_a_run_would_use(run_stan: Callable) -> None:
+    done = run_stan("config", ROOT / "configs/train/davis_tiny.yaml", "noise.sigma=0..50", "data.crop=96")
+    assert "sigma: 0..50  #" in done.stdout
+    assert "crop: 96  #" in done.stdout
+
+
+def test_own_configurations_are_found_from_anywhere(run_stan: Callable, tmp_path: Path) -> None:
+    assert "max_steps" in run_stan("config", "train/demo.yaml", cwd=tmp_path).stdout
+    assert "max_steps" in run_stan("config", "configs/train/demo.yaml", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["config", "nowhere.yaml"], "no configuration file nowhere.yaml"),
+        (["config", "train/demo.yaml", "noise.sgma=3"], "noise.sgma"),
+        (["train", "train/demo.yaml", "data.root=/nowhere/DAVIS"], "/nowhere/DAVIS"),
+        (["train", "train/demo.yaml", "model.name=stan_tni"], "stan_tni"),
+        (["train", "train/demo.yaml", "noise.sigma=50..10"], "50..10"),
+        (["train", "train/demo.yaml", "noise.kind=gausian"], "gausian"),
+        (["finetune", "finetune/davis.yaml"], "checkpoint="),
+        (["finetune", "finetune/davis.yaml", "checkpoint=/nowhere.ckpt"], "/nowhere.ckpt"),
+    ],
+)
+def test_bad_input_is_one_line(run_stan: Callable, tmp_path: Path, words: list[str], part: str) -> None:
+    done = run_stan(*words, code=2, cwd=tmp_path)
+    assert part in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_doctor_names_versions_devices_and_backend(run_stan: Callable) -> None:
+    text = run_stan("doctor").stdout
+    for word in ("stan", "torch", "opencv-python", "cuda", "operator"):
+        assert word in text

@@ -1,0 +1,97 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several test processes share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deselect nothing, but skip `cuda` tests where no CUDA device is."""
+    if torch.cuda.is_available():
+        return
+    no_device = pytest.mark.skip(reason="no CUDA device on this machine")
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(no_device)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real videos (DAVIS sequences and files); the test is skipped where it is absent.
+
+    ``STAN_SHARED_DATA`` names another place than ``../shared/data``.
+    """
+    path = Path(os.environ.get("STAN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not (path / "DAVIS").is_dir():
+        pytest.skip(f"real data not found at {path} (set STAN_SHARED_DATA)")
+    return path
+
+
+Completed = subprocess.CompletedProcess[str]
+
+
+def stan_command(*words: object) -> list[str]:
+    """The command line of the real `stan` command, run by this interpreter."""
+    return [sys.executable, "-m", "stan.cli", *map(str, words)]
+
+
+@pytest.fixture(scope="session")
+def run_stan() -> Callable[..., Completed]:
+    """Runs the real command in a process: ``run_stan("evaluate", ..., code=0)`` checks the exit code.
+
+    No message may ever be a traceback.
+    """
+
+    def run(*words: object, code: int = 0, cwd: Path | None = None, timeout: float = 240) -> Completed:
+        done = subprocess.run(
+            stan_command(*words), capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+def moving_picture(seed: int, frames: int, height: int, width: int) -> np.ndarray:
+    """A textured picture that drifts, with a brighter square that moves against it: uint8 (T, H, W, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(30, 225, (height // 8 + 8, width // 8 + 8, 3)).astype(np.float32)
+    picture = cv2.resize(coarse, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC).clip(0, 255)
+    video = np.empty((frames, height, width, 3), np.uint8)
+    for t in range(frames):
+        video[t] = picture[4 + t : 4 + t + height, 4 + 2 * t : 4 + 2 * t + width].round()
+        top, left = height // 3 + t, width // 2 - 2 * t
+        video[t, top : top + 8, left : left + 8] = (240, 200, 40)
+    return video
+
+
+@pytest.fixture(scope="session")
+def davis_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in DAVIS layout: train a (6 frames), b (7), c (9); val d (6); 64x48 and 80x56."""
+    root = tmp_path_factory.mktemp("davis")
+    sizes = {"a": (6, 48, 64), "b": (7, 56, 80), "c": (9, 48, 64), "d": (6, 48, 64)}
+    for seed, (name, (frames, height, width)) in enumerate(sizes.items()):
+        folder = root / "JPEGImages/480p" / name
+        folder.mkdir(parents=True)
+        for t, frame in enumerate(moving_picture(seed, frames, height, width)):
+            assert cv2.imwrite(str(folder / f"{t:05d}.jpg"), frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 96])
+    lists = root / "ImageSets/2017"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nb\nc\n")
+    (lists / "val.txt").write_text("d\n")
+    return root

@@ -1,0 +1,459 @@
+"""``evaluate`` as a whole: the tables, what moves a figure, going on after a kill, and sharing the work."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+import stan
+from stan import config as configs
+from stan.data import noise as noises
+from stan.data import open_clips
+from stan.errors import CheckpointError, ConfigError, DataError, StanError
+from stan.evaluation import add_noise, evaluate, flicker, strred
+from stan.evaluation import run as running
+from stan.evaluation.methods import NLMeans
+from stan.evaluation.plan import Ranks, make_plan
+from stan.models import load
+from tests.conftest import ROOT, stan_command
+from tests.evaluation.conftest import Make
+
+VARIES = ("seconds_per_frame", "memory_mib", "device")
+"""What may differ between two runs of one evaluation."""
+
+
+def quiet() -> Console:
+    return Console(file=open(os.devnull, "w"))
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The sequences of a results.json, without what a clock or a memory gauge says."""
+    content = json.loads((path / "results.json").read_text())
+    return [{k: v for k, v in row.items() if k not in VARIES} for row in content["sequences"]]
+
+
+def test_figures_are_those_of_the_protocol(
+    make_config: Make, davis_root: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Everything recomputed by hand: noise, network, scikit-image, means."""
+    config = make_config(f"checkpoint={checkpoints['known']}", "evaluation.sigmas=[20,35]")
+    results = evaluate(config, console=quiet())
+
+    model = load(checkpoints["known"])
+    expected: dict[float, list[tuple[float, float]]] = {20: [], 35: []}
+    for clip in open_clips("davis", davis_root, "trainval"):
+        for sigma in expected:
+            frames = clip.read(0, min(len(clip), 10))
+            clean = frames.numpy().astype(np.float32) / np.float32(255)
+            noisy = add_noise(frames, noises.build("gaussian"), sigma, sequence=clip.name)
+            output = stan.denoise(model, noisy, sigma, scenes=False)
+            pairs = [(x, y) for x, y in zip(clean, output.clamp(0, 1).numpy())]
+            psnr = np.mean([peak_signal_noise_ratio(x, y, data_range=1) for x, y in pairs])
+            ssim = np.mean([structural_similarity(x, y, data_range=1, channel_axis=0) for x, y in pairs])
+            raw = np.mean([peak_signal_noise_ratio(x, y, data_range=1) for x, y in zip(clean, noisy.numpy())])
+            (row,) = [r for r in results.sequences if (r["sequence"], r["sigma"]) == (clip.name, sigma)]
+            assert row["psnr"] == pytest.approx(psnr, abs=1e-4)
+            assert row["ssim"] == pytest.approx(ssim, abs=1e-6)
+            assert row["psnr_noisy"] == pytest.approx(raw, abs=1e-4)
+            assert row["strred"] == pytest.approx(strred(torch.from_numpy(clean), output), rel=1e-6)
+            assert row["flicker"] == pytest.approx(
+                float(flicker(torch.from_numpy(clean), output).mean()), rel=1e-6
+            )
+            assert len(row["psnr_frames"]) == row["frames"] == len(frames)
+            expected[sigma].append((psnr, ssim))
+    for row in results.means:
+        psnr, ssim = np.mean(expected[row["sigma"]], axis=0)
+        assert row["psnr"] == pytest.approx(psnr, abs=1e-4)
+        assert row["ssim"] == pytest.approx(ssim, abs=1e-6)
+        assert row["psnr_noisy"] == pytest.approx(20 * math.log10(255 / row["sigma"]), abs=0.05)
+        assert row["sequences"] == 4
+        assert row["frames"] == 6 + 7 + 9 + 6
+
+
+def test_files_hold_the_figures_and_all_that_moves_them(
+    make_config: Make, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    words = [checkpoints["known"], checkpoints["blind"], "nlmeans", "noisy"]
+    config = make_config(
+        f"checkpoint=[{','.join(map(str, words))}]", "evaluation.sigmas=[30,50]", "evaluation.sequences=[d]"
+    )
+    results = evaluate(config, console=quiet())
+    out = tmp_path / "out"
+    content = json.loads((out / "results.json").read_text())
+
+    assert content["protocol"] == "quick"
+    assert content["modified"] is True
+    assert content["seed"] == 2309
+    assert content["checkpoint"] == [str(word) for word in words]
+    assert [(m["sigma"], m["method"]) for m in content["means"]] == [
+        (s, m) for s in (30, 50) for m in ("known", "blind", "nlmeans", "noisy")
+    ]
+    for row in content["means"]:
+        assert {"sigma", "psnr", "ssim", "psnr_noisy"} <= row.keys()
+    for row in content["sequences"]:
+        assert {"sequence", "frames", "sigma", "psnr", "ssim", "psnr_noisy"} <= row.keys()
+    assert {
+        "protocol", "departures", "seed", "data", "max_frames", "noise", "output", "border", "precision",
+        "tiles", "scenes", "device", "code", "versions",
+    } <= content["settings"].keys()  # fmt: skip
+    assert content["settings"]["noise"]["clipped"] is False
+    assert content["settings"]["versions"]["torch"] == torch.__version__
+    known = content["methods"][0]
+    import hashlib
+
+    assert known["sha256"] == hashlib.sha256(checkpoints["known"].read_bytes()).hexdigest()
+    assert (known["blind"], content["methods"][1]["blind"]) == (False, True)
+    assert all(row["tiles"]["frames"] >= 1 for row in content["sequences"] if row["method"] == "known")
+
+    table = list(csv.DictReader((out / "results.csv").open()))
+    assert len(table) == len(results.sequences) == 8
+    assert {row["protocol"] for row in table} == {"quick (modified)"}
+    assert {row["checkpoint_sha256"] for row in table if row["method"] == "known"} == {known["sha256"]}
+    for line, row in zip(table, content["sequences"]):
+        assert (line["method"], line["sequence"], float(line["sigma"])) == (
+            row["method"], row["sequence"], row["sigma"],
+        )  # fmt: skip
+        assert float(line["psnr"]) == pytest.approx(row["psnr"], rel=1e-5)
+        assert line["code"].startswith(stan.__version__)
+
+    text = (out / "report.md").read_text()
+    assert "| nlmeans |" in text
+    assert known["sha256"] in text
+    notes = " ".join(content["notes"])
+    assert "1 sequence picked by hand" in notes
+    assert "known: trained for sigma 0 to 40, evaluated at 50 too" in notes
+    assert "trained on" not in notes  # d is not in the training split
+    assert configs.load(out / "evaluate.yaml") == config
+
+
+def test_noisy_input_is_shared_and_measured_unclamped(make_config: Make) -> None:
+    """The baseline `noisy` is measured like any output (clamped); `psnr_noisy` is the input as it is."""
+    results = evaluate(make_config("checkpoint=[noisy,nlmeans]", "evaluation.sigmas=[50]"), console=quiet())
+    noisy, nlmeans = results.means
+    assert noisy["psnr_noisy"] == nlmeans["psnr_noisy"] == pytest.approx(20 * math.log10(5.1), abs=0.05)
+    assert noisy["psnr"] > noisy["psnr_noisy"] + 0.1
+    assert noisy["ssim"] == noisy["ssim_noisy"]
+
+
+def test_training_sequences_and_missing_records_are_pointed_out(
+    make_config: Make, checkpoints: dict[str, Path]
+) -> None:
+    plan = make_plan(make_config(f"checkpoint=[{checkpoints['known']},{checkpoints['blind']}]"))
+    notes = "\n".join(plan.notes)
+    assert "known: trained on 3 of these 4 sequences (a, b, c)" in notes
+    assert "blind: the checkpoint does not say what it was trained for" in notes
+    plan = make_plan(make_config(f"checkpoint={checkpoints['known']}", "noise.kind=poisson"))
+    assert "trained for gaussian noise, evaluated on poisson" in "\n".join(plan.notes)
+
+
+def test_tiles_move_the_output_but_not_the_noise(
+    make_config: Make, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    found = []
+    for name, tiles in {"whole": "{}", "cut": "{frames: 3, frame_overlap: 1, width: 40, overlap: 8}"}.items():
+        config = make_config(
+            f"checkpoint={checkpoints['known']}", f"output={tmp_path / name}", f"evaluation.tiles={tiles}",
+            "evaluation.sequences=[b]",
+        )  # fmt: skip
+        (row,) = evaluate(config, console=quiet()).sequences
+        found.append(row)
+    whole, cut = found
+    assert whole["noisy_sha256"] == cut["noisy_sha256"]
+    assert cut["tiles"]["width"] == 40
+    assert whole["psnr"] != cut["psnr"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["noise.kind=gaussian_rounded"],
+        ["noise.kind=poisson_gaussian", "noise.settings={shot: 0.3}"],
+        ["noise.kind=correlated"],
+        ["evaluation.seed=5"],
+        ["evaluation.border=6"],
+        ["evaluation.max_frames=3"],
+        ["data.downscale=2"],
+    ],
+)
+def test_settings_are_used_and_named(make_config: Make, words: list[str]) -> None:
+    common = ["checkpoint=noisy", "evaluation.sequences=[a]"]
+    (plain,) = evaluate(make_config(*common), console=quiet()).sequences
+    results = evaluate(make_config(*common, *words), console=quiet())
+    (row,) = results.sequences
+    assert row["psnr"] != plain["psnr"]
+    assert len(results.settings["departures"]) == 2  # the sequence picked by hand, and this
+    assert results.title == "quick (modified)"
+
+
+def test_other_settings_do_not_reuse_pieces(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = count_computed(monkeypatch)
+    common = ["checkpoint=noisy", "evaluation.sequences=[a]"]
+    evaluate(make_config(*common), console=quiet())
+    evaluate(make_config(*common), console=quiet())
+    assert computed == [("noisy", "a", 30)]
+    evaluate(make_config(*common, "evaluation.border=4"), console=quiet())
+    evaluate(make_config(*common, "evaluation.sigmas=[30,31]"), console=quiet())
+    assert computed == [("noisy", "a", 30), ("noisy", "a", 30), ("noisy", "a", 31)]
+
+
+def test_a_changed_checkpoint_or_frame_is_evaluated_afresh(
+    make_config: Make, checkpoints: dict[str, Path], davis_root: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(davis_root, data)
+    model = tmp_path / "model.ckpt"
+    computed = count_computed(monkeypatch)
+    words = [f"checkpoint={model}", f"data.root={data}", "evaluation.sequences=[a]"]
+    for source in ("known", "blind"):
+        shutil.copy(checkpoints[source], model)
+        evaluate(make_config(*words), console=quiet())
+    assert computed == [("noisy", "a", 30), ("model", "a", 30), ("model", "a", 30)]
+    frame = data / "JPEGImages/480p/a/00000.jpg"
+    cv2.imwrite(str(frame), cv2.imread(str(frame))[:, ::-1])
+    evaluate(make_config(*words), console=quiet())
+    assert computed[3:] == [("noisy", "a", 30), ("model", "a", 30)]
+
+
+def test_damaged_pieces_are_made_again(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config("checkpoint=noisy")
+    evaluate(config, console=quiet())
+    before = rows(tmp_path / "out")
+    pieces = sorted((tmp_path / "out/parts").rglob("*.json"))
+    pieces[0].write_text(pieces[0].read_text()[:100])
+    pieces[1].with_suffix(".npz").unlink()
+    computed = count_computed(monkeypatch)
+    evaluate(config, console=quiet())
+    assert len(computed) == 2
+    assert rows(tmp_path / "out") == before
+
+
+def count_computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, float]]:
+    """A list that grows by every piece that is computed, not reused."""
+    computed: list[tuple[str, str, float]] = []
+    compute = running._Work._compute
+
+    def counting(self: Any, task: Any) -> Any:
+        computed.append((task.method.name, task.clip.name, task.sigma))
+        return compute(self, task)
+
+    monkeypatch.setattr(running._Work, "_compute", counting)
+    return computed
+
+
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""One thread for each process: the tests run beside each other."""
+MANY = "evaluation.sigmas=[10,30,50]"
+
+
+def command(out: Path, root: Path, *words: str) -> list[str]:
+    """An evaluation of 4 sequences at 3 levels by two methods: 24 pieces."""
+    common = ["checkpoint=[nlmeans,noisy]", "data.kind=davis", f"data.root={root}", f"output={out}", MANY]
+    common += ["evaluation.split=trainval", "trainer.accelerator=cpu"]
+    return stan_command("evaluate", ROOT / "configs/evaluate/folder.yaml", *common, *words)
+
+
+def pieces(out: Path) -> dict[str, int]:
+    """Finished pieces with the time of their writing."""
+    return {p.name + p.parent.name: p.stat().st_mtime_ns for p in (out / "parts").rglob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(davis_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows of that evaluation by one process in one go."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    words = command(out, davis_root)
+    words = words[words.index("evaluate") + 2 :]
+    evaluate(configs.load(ROOT / "configs/evaluate/folder.yaml", words), console=quiet())
+    return rows(out)
+
+
+def test_killed_it_goes_on_and_ends_with_the_same_table(
+    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(out, davis_root), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ALONE
+    )
+    deadline = time.monotonic() + 120
+    while len(pieces(out)) < 6 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = pieces(out)
+    assert 6 <= len(before) < 24
+    assert not (out / "results.json").exists()
+
+    done = subprocess.run(command(out, davis_root), capture_output=True, text=True, check=True, env=ALONE)
+    assert rows(out) == undisturbed
+    after = pieces(out)
+    assert len(after) == 24
+    assert before.items() <= after.items(), "a finished piece was written again"
+    assert f"{len(before)} of 24 pieces were done already" in done.stderr
+    assert not list(out.rglob("*.lock"))
+    table = [line for line in done.stdout.splitlines() if "nlmeans" in line]
+    means = json.loads((out / "results.json").read_text())["means"]
+    assert [f"{row['psnr']:.2f}" in line for line, row in zip(table, means[::2])] == [True] * 3
+    assert str(out / "report.html") in done.stdout
+
+
+def test_helper_processes_share_the_work(
+    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    """trainer.devices=2 on the CPU starts one more process; the table is the same."""
+    out = tmp_path / "shared"
+    done = subprocess.run(
+        command(out, davis_root, "trainer.devices=2"), capture_output=True, text=True, check=True, env=ALONE
+    )
+    assert rows(out) == undisturbed
+    assert "ended with code" not in done.stderr
+
+
+def test_processes_of_torchrun_share_the_work_and_outlive_each_other(
+    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    """Two processes with RANK and WORLD_SIZE: the second begins in the middle of the list, and is killed
+    while both work; the first does the rest."""
+    out = tmp_path / "ranks"
+
+    def start(rank: int) -> subprocess.Popen[str]:
+        environment = {**ALONE, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        with open(tmp_path / f"{rank}.log", "w") as log:
+            return subprocess.Popen(
+                command(out, davis_root), stderr=log, stdout=log, text=True, env=environment
+            )
+
+    def wait_for(piece: str, process: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + 120
+        while not list((out / "parts").rglob(piece)) and time.monotonic() < deadline:
+            assert process.poll() is None, "ended too early"
+            time.sleep(0.005)
+
+    second = start(1)
+    wait_for("c-10-*.json", second)
+    assert not list((out / "parts").rglob("a-10-*.json"))
+    first = start(0)
+    while first.poll() is None and second.poll() is None and len(pieces(out)) < 18:
+        time.sleep(0.005)
+    second.kill()
+    second.wait()
+    assert first.wait(timeout=120) == 0, (tmp_path / "0.log").read_text()
+    assert rows(out) == undisturbed
+
+
+def test_interrupting_says_how_to_go_on(davis_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "interrupted"
+    process = subprocess.Popen(
+        command(out, davis_root), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALONE
+    )
+    deadline = time.monotonic() + 120
+    while len(pieces(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "the same command goes on" in errors
+    assert 3 <= len(pieces(out)) < 24
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "says"),
+    [
+        (["checkpoint=null"], ConfigError, "nothing to evaluate"),
+        (["checkpoint=gone.ckpt"], CheckpointError, "gone.ckpt does not exist"),
+        (["evaluation.protocol=davis"], ConfigError, "'davis' is not known"),
+        (["evaluation.split=vall"], DataError, "did you mean 'val'"),
+        (["evaluation.split=null", "evaluation.protocol=davis-85"], DataError, "davis-85 uses test-dev"),
+        (["evaluation.sequences=[aa]"], ConfigError, "no sequence 'aa'"),
+        (["evaluation.sigmas=[]"], ConfigError, "sigmas is empty"),
+        (["evaluation.border=22"], DataError, "too small"),
+        (["evaluation.tiles={framez: 3}"], ConfigError, "'framez'.*'frames'"),
+        (["evaluation.tiles={frames: 2.5}"], ConfigError, "frames=2.5"),
+        (["evaluation.tiles={frames: 4}", "evaluation.memory=1GiB"], ConfigError, "not both"),
+        (["evaluation.memory=lots"], ConfigError, "lots"),
+        (["trainer.precision=64-true"], ConfigError, "64-true"),
+        (["trainer.devices=0"], ConfigError, "devices=0"),
+        (["noise.kind=gausian"], ConfigError, "'gausian'"),
+        (["output=/dev/null"], ConfigError, "/dev/null cannot be made"),
+        (["output=/dev/null/x"], ConfigError, "/dev/null/x cannot be made"),
+        (["data.root=/nowhere"], DataError, "/nowhere does not exist"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_line(
+    make_config: Make, words: list[str], error: type[StanError], says: str
+) -> None:
+    with pytest.raises(error, match=says) as caught:
+        evaluate(make_config("checkpoint=noisy", *words), console=quiet())
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_checkpoint_and_frame_are_named(
+    make_config: Make, davis_root: Path, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(checkpoints["known"].read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"broken\.ckpt"):
+        evaluate(make_config(f"checkpoint={broken}"), console=quiet())
+    data = tmp_path / "data"
+    shutil.copytree(davis_root, data)
+    (data / "JPEGImages/480p/c/00003.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"c/00003\.jpg"):
+        evaluate(make_config("checkpoint=noisy", f"data.root={data}"), console=quiet())
+
+
+def test_values_that_are_not_finite_are_said(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NLMeans, "__call__", lambda self, noisy, *others: noisy * math.nan)
+    results = evaluate(make_config("checkpoint=nlmeans", "evaluation.sequences=[a]"), console=quiet())
+    assert "not finite on a at sigma 30" in " ".join(results.notes)
+    assert math.isnan(results.means[0]["psnr"])
+    content = json.loads((Path(results.parts.folder).parent / "results.json").read_text())
+    assert content["means"][0]["psnr"] is None
+
+
+def test_ranks_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert Ranks.of_environment() == Ranks(0, 1, 0, 1)
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert Ranks.of_environment() == Ranks(5, 8, 1, 4)
+    monkeypatch.setenv("RANK", "five")
+    with pytest.raises(ConfigError, match="RANK='five'"):
+        Ranks.of_environment()
+
+
+def test_real_davis_frames(shared_data: Path, make_config: Make) -> None:
+    """The issue's data: the quick protocol on its val split, with what a noisy input must measure."""
+    config = make_config(
+        "checkpoint=[noisy]", f"data.root={shared_data / 'DAVIS'}", "evaluation.split=null",
+        "evaluation.max_frames=2",
+    )  # fmt: skip
+    results = evaluate(config, console=quiet())
+    assert [row["sequence"] for row in results.sequences] == ["dog", "drift-chicane", "judo"]
+    assert results.means[0]["psnr_noisy"] == pytest.approx(20 * math.log10(255 / 30), abs=0.01)
+    assert sys.getsizeof(results.settings["departures"])
+    assert results.settings["departures"] == ["at most 2 frames, not at most 10 frames"]

@@ -1,0 +1,58 @@
+"""Parameter counts of the network page, exactly. A PReLU slope a residual unit is not counted there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from torch import nn
+
+import stan.models
+
+
+def count(module: nn.Module) -> int:
+    """Parameters of a module, without the slopes of its PReLUs."""
+    slopes = sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.PReLU))
+    return sum(p.numel() for p in module.parameters()) - slopes
+
+
+def test_paper_network() -> None:
+    model = stan.models.build("stan")
+    assert isinstance(model, stan.models.Stan)
+    assert count(model) == 12_073_837
+    assert sum(p.numel() for p in model.parameters()) == 12_073_837 + 17
+    assert count(model.encoders[-1]) == 9_886_296
+
+
+def test_paper_network_with_small_aggregation() -> None:
+    model = stan.models.build("stan", aggregation_kernel=1)
+    assert isinstance(model, stan.models.Stan)
+    assert count(model) == pytest.approx(10.11e6, rel=0.005)
+    block = model.encoders[-1].blocks[0]
+    assert count(block) == 1_814_070
+    assert count(block.mixer) == 1_603_440
+
+
+def test_blind_network_lacks_the_noise_map_alone() -> None:
+    told, blind = stan.models.build("stan"), stan.models.build("stan", blind=True)
+    assert count(told) - count(blind) == 9 * 16
+
+
+@pytest.mark.parametrize(("name", "most"), [("stan_small", 4_000_000), ("stan_tiny", 600_000)])
+def test_small_networks(name: str, most: int) -> None:
+    for blind in (False, True):
+        assert sum(p.numel() for p in stan.models.build(name, blind=blind).parameters()) <= most
+
+
+@pytest.mark.parametrize("name", stan.models.names())
+def test_model_configuration_states_the_networks_own_defaults(name: str) -> None:
+    path = Path(__file__).parents[2] / "configs" / "model" / f"{name}.yaml"
+    stated = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(stated, dict)
+    model = stated["model"]
+    assert model["name"] == name
+    told = {"flow": model["flow"], "blind": model["blind"], **model["settings"]}
+    assert told == stan.models.build(name).settings
+    keys = [line for line in path.read_text().splitlines() if line.startswith("    ")]
+    assert all("  # " in line for line in keys)

@@ -1,0 +1,207 @@
+"""Real trainings in a process: repeatable, killed and resumed, interrupted, fine-tuned."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import stan_command
+
+SMALL = (
+    "data.crop=32", "data.frames=3", "data.batch_size=2", "data.workers=1", "optimizer.lr=1e-3",
+    "validation.every=6", "validation.frames=3", "validation.crop=32", "trainer.accelerator=cpu",
+    "trainer.log_every=1", "model.settings={}",
+)  # fmt: skip
+
+
+def words(root: Path, output: Path, *more: str) -> list[str]:
+    return [
+        "train", "train/davis_tiny.yaml", f"data.root={root}", f"output={output}", *SMALL,
+        "optimizer.warmup_steps=2", *more,
+    ]  # fmt: skip
+
+
+def logged(output: Path, key: str = "train/loss") -> dict[int, float]:
+    """The logged values of a run, by step; of a run in several parts the latest wins."""
+    values = {}
+    for path in sorted((output / "csv").glob("version_*/metrics.csv")):
+        for row in csv.DictReader(path.open()):
+            if row.get(key):
+                values[int(row["step"])] = float(row[key])
+    return values
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["weights"]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
+
+
+@pytest.fixture(scope="module")
+def straight(run_stan: Callable, davis_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve steps in one go."""
+    output = tmp_path_factory.mktemp("runs") / "straight"
+    run_stan(*words(davis_root, output, "trainer.max_steps=12"))
+    return output
+
+
+def test_a_run_leaves_checkpoints_log_pictures_and_configuration(straight: Path) -> None:
+    assert {"last.ckpt", "best.ckpt", "config.yaml", "csv", "images"} <= {p.name for p in straight.iterdir()}
+    assert sorted(logged(straight)) == list(range(12))
+    assert all(value > 0 for value in logged(straight).values())
+    assert sorted(logged(straight, "val/psnr")) == [5, 11]
+    assert len(list((straight / "images").glob("*.png"))) == 2
+    assert not list(straight.glob(".*part"))
+    content = torch.load(straight / "last.ckpt", weights_only=True)
+    assert content["stan"]["config"]["data"]["crop"] == 32
+    assert content["stan"]["trained"] == {"kind": "gaussian", "sigma": [30.0, 30.0], "steps": 12}
+
+
+def test_same_seed_gives_the_same_losses_whatever_the_workers(
+    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path
+) -> None:
+    run_stan(*words(davis_root, tmp_path / "again", "trainer.max_steps=12", "data.workers=4"))
+    assert logged(tmp_path / "again") == logged(straight)
+    assert_same_weights(tmp_path / "again/last.ckpt", straight / "last.ckpt")
+
+
+def test_another_seed_gives_other_losses(
+    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path
+) -> None:
+    run_stan(*words(davis_root, tmp_path / "other", "trainer.max_steps=3", "seed=1", "validation.every=0"))
+    assert logged(tmp_path / "other")[0] != logged(straight)[0]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_killed_training_resumes_to_the_same_weights(
+    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at some moment after the checkpoint of step 4; the resumed run must end as the straight one."""
+    output = tmp_path / "killed"
+    command = words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=4")
+    process = subprocess.Popen(
+        stan_command(*command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for((output / "last.ckpt").exists, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    steps = torch.load(output / "last.ckpt", weights_only=True)["stan"]["trained"]["steps"]
+    assert 4 <= steps < 12
+    run_stan(*command)
+    assert_same_weights(output / "last.ckpt", straight / "last.ckpt")
+    for step, value in logged(output).items():
+        assert value == logged(straight)[step]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_and_the_same_command_goes_on(
+    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    output = tmp_path / "stopped"
+    command = words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=3")
+    process = subprocess.Popen(
+        stan_command(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for((output / "last.ckpt").exists, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in err
+    if process.returncode == 130:  # else the last step was done before the signal came
+        assert "goes on from" in out
+        run_stan(*command)
+    assert_same_weights(output / "last.ckpt", straight / "last.ckpt")
+
+
+def test_finished_run_and_foreign_run(run_stan: Callable, davis_root: Path, straight: Path) -> None:
+    before = (straight / "last.ckpt").stat().st_mtime_ns
+    done = run_stan(*words(davis_root, straight, "trainer.max_steps=12"))
+    assert "12 steps already" in done.stdout
+    assert (straight / "last.ckpt").stat().st_mtime_ns == before
+    done = run_stan(*words(davis_root, straight, "trainer.max_steps=20", "model.name=stan_small"), code=2)
+    assert "stan_tiny" in done.stderr
+    assert "resume=never" in done.stderr
+
+
+def test_damaged_checkpoint_is_one_line(
+    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path
+) -> None:
+    whole = (straight / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    done = run_stan(*words(davis_root, tmp_path, "trainer.max_steps=20"), code=2)
+    assert "last.ckpt" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_finetune_reports_old_and_new_levels(
+    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "tuned"
+    done = run_stan(
+        "finetune", "finetune/davis.yaml", f"checkpoint={straight / 'last.ckpt'}", f"data.root={davis_root}",
+        f"output={output}", *SMALL[:-1], "noise.sigma=70", "trainer.max_steps=8", "optimizer.warmup_steps=1",
+        "validation.every=0", "finetune.freeze=['*bias']", "finetune.keep_optimizer=true",
+    )  # fmt: skip
+    gains = {gain["sigma"]: gain for gain in json.loads((output / "finetune.json").read_text())["gains"]}
+    assert {sigma: gain["origin"] for sigma, gain in gains.items()} == {30.0: "old", 70.0: "new"}
+    assert gains[70.0]["after"] > gains[70.0]["before"]
+    assert "70" in done.stdout
+    old, new = weights(straight / "last.ckpt"), weights(output / "last.ckpt")
+    assert all(torch.equal(old[key], new[key]) for key in old if key.endswith("bias"))
+    assert any(not torch.equal(old[key], new[key]) for key in old)
+    assert torch.load(output / "last.ckpt", weights_only=True)["stan"]["trained"]["sigma"] == [70.0, 70.0]
+
+
+def test_accumulated_batches_make_one_step(run_stan: Callable, davis_root: Path, tmp_path: Path) -> None:
+    run_stan(
+        *words(
+            davis_root, tmp_path / "sum", "trainer.max_steps=3", "trainer.accumulate=2", "validation.every=0"
+        )
+    )
+    content = torch.load(tmp_path / "sum/last.ckpt", weights_only=True)
+    assert content["global_step"] == 3
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb", "none"])
+def test_loggers(run_stan: Callable, davis_root: Path, tmp_path: Path, logger: str) -> None:
+    more = ("trainer.max_steps=2", "validation.every=2", "optimizer.warmup_steps=1", f"logger={logger}")
+    run_stan(*words(davis_root, tmp_path / "run", *more))
+    files = {
+        "tensorboard": "tensorboard/version_0/events*",
+        "wandb": "wandb/offline-run*/*.wandb",
+        "none": "images/*.png",
+    }
+    assert list((tmp_path / "run").glob(files[logger]))
+    assert (logger == "none") == (
+        not list((tmp_path / "run").glob("*/*/events*")) and not (tmp_path / "run/wandb").exists()
+    )
+
+
+def test_small_clips_are_named(run_stan: Callable, davis_root: Path, tmp_path: Path) -> None:
+    done = run_stan(*words(davis_root, tmp_path / "x", "data.crop=64", "trainer.max_steps=3"), code=2)
+    assert "data.crop=64" in done.stderr
+    assert "a (64x48)" in done.stderr
