@@ -11,11 +11,12 @@ from typing import IO
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """A binary file that takes the name ``path`` when the block ends well, and vanishes when it does not.
 
-    The temporary file lies in the same folder, which is made if missing, so that the renaming is atomic; its
-    bytes are on the disk before it is renamed.
+    The temporary file lies in the same folder, which is made if missing, so that the renaming is atomic.
+    With ``durable`` its bytes are on the disk before it is renamed, so that not even a power cut leaves half a
+    file; a cache that checks what it reads does without.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,8 +24,9 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)

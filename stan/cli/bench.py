@@ -60,8 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the tables, write the files."""
-    import os
-
     import torch
     from rich.console import Console
 
@@ -69,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from stan.experiments import operator_bench
     from stan.experiments.operator_bench.methods import METHODS, method
     from stan.experiments.operator_bench.report import disagreements, markdown
+    from stan.files import write_text
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise StanError("--device cuda: torch finds no CUDA device here; leave it out to measure the CPU")
@@ -108,9 +107,7 @@ def run(args: argparse.Namespace) -> int:
         operator_bench.save_json(report, args.json)
         console.print(f"wrote {args.json}")
     if args.markdown is not None:
-        temporary = args.markdown.with_name(args.markdown.name + ".part")
-        temporary.write_text(markdown(report))
-        os.replace(temporary, args.markdown)
+        write_text(args.markdown, markdown(report))
         console.print(f"wrote {args.markdown}")
     return 1 if disagreements(report) else 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stan.data.clips import Clip, FrameClip, VideoFileClip
 from stan.data.frames import is_image, natural_key
-from stan.errors import ConfigError, DataError
+from stan.errors import ConfigError, DataError, nearest
 
 SET8 = (
     "tractor",
@@ -58,9 +58,7 @@ def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Cl
         "video": _open_video,
     }
     if kind not in openers:
-        near = difflib.get_close_matches(str(kind), openers, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown data kind {kind!r}: {hint}Known are {', '.join(openers)}")
+        raise ConfigError(f"data kind {kind!r} is not known; {nearest(kind, openers)}")
     root = Path(root).expanduser()
     if not root.exists():
         raise DataError(f"data root {root} does not exist{_nearest(root)}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stan.errors import ConfigError, DataError
+from stan.files import replacing
 from stan.flow.base import FlowPair, OffsetSource
 
 MAGIC = b"stan flow 1\n"
@@ -133,16 +132,8 @@ class CachedFlow(OffsetSource):
 
     def _write(self, key: str, flow: Tensor) -> None:
         body = flow.numpy().astype("<f4").tobytes()
-        path = self._path(key)
-        temporary = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-            with os.fdopen(handle, "wb") as file:
+            with replacing(self._path(key), durable=False) as file:
                 file.write(MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-            os.replace(temporary, path)
         except OSError as error:
             raise DataError(f"cannot write flow cache {self.folder}: {error.strerror or error}") from error
-        finally:
-            if temporary is not None and os.path.exists(temporary):
-                os.unlink(temporary)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,6 +16,7 @@ import torch
 
 import stan
 from stan.errors import StanError
+from stan.files import write_text
 from stan.flow import FlowPair
 from stan.inference.clip import ClipRunner, FlowOf, evaluating, flow_frames
 from stan.inference.memory import (
@@ -250,10 +250,7 @@ def _read_cache(path: Path) -> MemoryModel | None:
 def _write_cache(path: Path, model: MemoryModel) -> None:
     """Keep a measurement; a cache that cannot be written is no reason to stop."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump(asdict(model), file)
-        os.replace(file.name, path)
+        write_text(path, json.dumps(asdict(model)))
     except OSError as error:
         log.debug("memory measurement not kept: %s", error)
 

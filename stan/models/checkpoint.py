@@ -9,9 +9,7 @@ loading runs no code of the file.
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from torch import Tensor
 
 import stan
 from stan.errors import CheckpointError, ConfigError
+from stan.files import replacing
 from stan.models.base import Trained, VideoDenoiser
 from stan.models.registry import build
 
@@ -59,24 +58,14 @@ def save(model: VideoDenoiser, path: str | Path, config: dict[str, Any] | None =
         raise CheckpointError(f"checkpoint {path} must end in .ckpt or .safetensors")
     record = describe(model, config)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        if path.suffix == ".ckpt":
-            torch.save({"weights": weights, "stan": record}, temporary)
-        else:
-            safetensors.torch.save_file(weights, temporary, metadata={"stan": json.dumps(record)})
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            if path.suffix == ".ckpt":
+                torch.save({"weights": weights, "stan": record}, file)
+            else:
+                file.write(safetensors.torch.save(weights, metadata={"stan": json.dumps(record)}))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"cannot write checkpoint {path}: {first_line(error)}") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
     return path
 
 

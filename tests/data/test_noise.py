@@ -279,7 +279,7 @@ def test_settings_make_the_same_noise_again() -> None:
     ("kind", "options", "says"),
     [
         ("gausian", {}, "did you mean 'gaussian'"),
-        ("film", {}, "Known are gaussian"),
+        ("film", {}, "known: gaussian"),
         ("gaussian", {"shot": 1}, "no setting 'shot': it has none"),
         ("poisson", {"shot": 0.5}, "no setting 'shot'"),
         ("correlated", {"blurr": 1}, "it has blur"),

@@ -13,7 +13,6 @@ machine and device.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -22,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 
 from stan.data.noise.random import Random
-from stan.errors import ConfigError
+from stan.errors import ConfigError, nearest
 
 
 class Noise(ABC):
@@ -224,9 +223,7 @@ def build(kind: str, **settings: Any) -> Noise:
         ConfigError: an unknown kind or setting, or a value that is out of range.
     """
     if kind not in _KINDS:
-        near = difflib.get_close_matches(str(kind), _KINDS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"unknown noise kind {kind!r}: {hint}Known are {', '.join(_KINDS)}")
+        raise ConfigError(f"noise kind {kind!r} is not known; {nearest(kind, _KINDS)}")
     cls = _KINDS[kind]
     known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "settings")]
     for name, value in settings.items():

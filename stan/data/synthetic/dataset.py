@@ -19,6 +19,7 @@ from stan.data.synthetic.photos import TRAIN, VAL
 from stan.data.synthetic.render import SyntheticClip, render
 from stan.data.synthetic.scene import make_scene
 from stan.errors import ConfigError, DataError
+from stan.files import replacing, write_text
 
 RECORD = "synthetic.json"
 _STARTED = f".{RECORD}.started"
@@ -122,8 +123,8 @@ def write_synthetic(
                 _write_clip(root, clip)
                 names.append(clip.name)
                 advance(frames)
-            _write_text(root / _LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    _write_text(root / RECORD, json.dumps(asdict(settings), indent=1) + "\n")
+            write_text(root / _LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names))
+    write_text(root / RECORD, json.dumps(asdict(settings), indent=1) + "\n")
     (root / _STARTED).unlink()
     return root
 
@@ -176,10 +177,7 @@ def _write_clip(root: Path, clip: SyntheticClip) -> None:
             raise RuntimeError(f"OpenCV could not encode frame {i} of {clip.name}")
         (temporary / f"{i:05d}.jpg").write_bytes(data.tobytes())
     temporary.replace(folder)
-    flow = root / _FLOW / f"{clip.name}.npz"
-    flow.parent.mkdir(parents=True, exist_ok=True)
-    temporary = flow.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(root / _FLOW / f"{clip.name}.npz") as file:
         np.savez_compressed(
             file,
             # Rounding makes the files a third as large and stays far below what any method resolves.
@@ -188,7 +186,6 @@ def _write_clip(root: Path, clip: SyntheticClip) -> None:
             occluded_forward=clip.occluded_forward.numpy(),
             occluded_backward=clip.occluded_backward.numpy(),
         )
-    temporary.replace(flow)
 
 
 def _clear(root: Path) -> None:
@@ -211,10 +208,3 @@ def _record(root: Path) -> dict[str, int] | None:
         return json.loads((root / RECORD).read_text())
     except (OSError, ValueError):
         return None
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

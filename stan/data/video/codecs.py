@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import av.codec
 from stan.data.video.colour import BT709_LIMITED, FULL, LIMITED, UNSPECIFIED, Colour
 from stan.data.video.pixels import PixelFormat, describe
 from stan.data.video.properties import Properties
-from stan.errors import VideoError
+from stan.errors import VideoError, nearest
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,7 @@ def choose_encoding(
     want = describe(pixel_format or source.pixel_format)
     name = codec or _default_codec(suffix, want, lossless, min(source.height, source.width))
     if name not in CODECS:
-        near = difflib.get_close_matches(name, CODECS, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise VideoError(f"unknown codec {name!r}: {', '.join(CODECS)}{hint}")
+        raise VideoError(f"codec {name!r} is not known; {nearest(name, CODECS)}")
     known = CODECS[name]
     if suffix not in known.suffixes:
         raise VideoError(

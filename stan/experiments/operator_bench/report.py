@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +12,14 @@ from rich.table import Table
 
 from stan.experiments.operator_bench.bench import Measurement, Report, Row
 from stan.experiments.operator_bench.methods import PASSES
+from stan.files import write_text
 
 Cell = Callable[[Row, "Measurement | None"], "list[str]"]
 
 
 def save_json(report: Report, path: Path) -> None:
     """Write the whole report; a file under the final name is always complete."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(report.as_dict(), indent=1) + "\n")
 
 
 def print_tables(report: Report, console: Console) -> None:
