@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stan.data.cache import MappedClip, cached
-from stan.data.clips import Clip, FrameClip, TensorClip, VideoFileClip
+from stan.data.clips import Clip, FrameClip, TensorClip
 from stan.data.sampling import StepSampler, TrainingClips
 from stan.data.sources import SET8, open_clips
 
@@ -15,7 +15,6 @@ __all__ = [
     "StepSampler",
     "TensorClip",
     "TrainingClips",
-    "VideoFileClip",
     "cached",
     "open_clips",
 ]

@@ -198,38 +198,3 @@ class TensorClip(Clip):
         self._check(start, stop)
         self._check_box(top, left, height, width)
         return self.frames[start:stop, :, top : top + height, left : left + width].clone()
-
-
-class VideoFileClip(Clip):
-    """A video file; frames as coded, without the turn that a player would apply.
-
-    Args:
-        path: a file that FFmpeg can read.
-        root: folder of the data set; None: the file's own folder.
-
-    Raises:
-        VideoError: not a video, no frames, or damaged.
-    """
-
-    def __init__(self, path: Path, root: Path | None = None) -> None:
-        from stan.data.video import VideoClip  # here, so that reading images does not load FFmpeg
-
-        self.path = path
-        self.video = VideoClip(path)
-        super().__init__(self.video.name, self.video.fps, root or path.parent)
-
-    def __len__(self) -> int:
-        return len(self.video)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The frames' height and width."""
-        return self.video.size
-
-    @property
-    def files(self) -> list[Path]:
-        """The video file."""
-        return [self.path]
-
-    def _read(self, start: int, stop: int) -> torch.Tensor:
-        return self.video.read(start, stop)

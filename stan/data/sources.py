@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from stan.data.clips import Clip, FrameClip, VideoFileClip
+from stan.data.clips import Clip, FrameClip
 from stan.data.frames import is_image, natural_key
 from stan.errors import ConfigError, DataError, nearest
 
@@ -180,20 +180,26 @@ def _open_folder(root: Path, split: str | None) -> list[Clip]:
     names = list(found) if split is None else _root_split(root, split)
     _require(names, found, str(root))
     return [
-        _frame_clip(name, found[name], root) if found[name].is_dir() else VideoFileClip(found[name], root)
+        _frame_clip(name, found[name], root) if found[name].is_dir() else _video_clip(found[name], root)
         for name in names
     ]
 
 
 def _open_video(root: Path, split: str | None) -> list[Clip]:
     if root.is_file():
-        return [VideoFileClip(root)]
+        return [_video_clip(root, root.parent)]
     found = {path.stem: path for path in _videos(root)}
     if not found:
         raise DataError(f"data root {root} has no video files: {_found_in(root)}")
     names = list(found) if split is None else _root_split(root, split)
     _require(names, found, str(root))
-    return [VideoFileClip(found[name], root) for name in names]
+    return [_video_clip(found[name], root) for name in names]
+
+
+def _video_clip(path: Path, root: Path) -> Clip:
+    from stan.data.video import VideoClip  # here, so that reading images does not load FFmpeg
+
+    return VideoClip(path, root)
 
 
 def _frame_clip(name: str, folder: Path, root: Path) -> Clip:

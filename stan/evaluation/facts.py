@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stan.evaluation import provenance
-
-if TYPE_CHECKING:
-    from stan.evaluation.results import Results
+from stan.evaluation.results import Results, count
 
 HEADS = {
     "psnr": "PSNR",
@@ -75,11 +73,6 @@ def facts(results: Results) -> list[tuple[str, str]]:
     inputs = {(row["sequence"], row["sigma"]): row for row in results.sequences}.values()
     hashes = ", ".join(f"{row['sequence']} {row['sigma']:g}: {row['noisy_sha256'][:8]}" for row in inputs)
     return [*found, ("noisy input (SHA-256)", hashes)]
-
-
-def count(number: int, word: str) -> str:
-    """A number of things: ``1,234 frames``."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _tiles(tiles: dict[str, Any], row: dict[str, Any]) -> str:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from stan.evaluation.results import Results
 from stan.evaluation.sheet import ERROR_RANGE, Picture, error_picture
-
-if TYPE_CHECKING:
-    from stan.evaluation.results import Results
 
 BUDGET = 20 * 2**20
 """Characters of picture data in a page. Noise levels are taken from the middle one outwards until it is

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
@@ -58,7 +56,7 @@ class Helpers:
             }
             errors = tempfile.TemporaryFile()
             process = subprocess.Popen(
-                [sys.executable, "-m", "stan.evaluation.launch"],
+                [sys.executable, "-m", "stan.evaluation"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -115,29 +113,3 @@ def device_count(config: Config, device: torch.device) -> int:
     if device.type == "mps" and count > 1:
         raise ConfigError(f"trainer.devices={wanted!r}: this machine has one such device")
     return count
-
-
-def main() -> int:
-    """A helper: the configuration comes through standard input."""
-    from stan.config import from_dict
-    from stan.errors import StanError
-    from stan.evaluation.run import evaluate
-
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    try:
-        evaluate(from_dict(json.loads(sys.stdin.read()), "the evaluation that started this process"))
-    except StanError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone, however that ended: finished pieces are safe."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stan.evaluation.facts import DEFINITIONS, HEADS, facts, lead
 from stan.evaluation.published import comparable, value_at
-from stan.evaluation.results import show
-
-if TYPE_CHECKING:
-    from stan.evaluation.results import Results
+from stan.evaluation.results import Results, show
 
 
 def markdown(results: Results) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stan.data import open_clips
 from stan.errors import StanError
 from stan.evaluation.methods import Network
-
-if TYPE_CHECKING:
-    from stan.evaluation.plan import Plan
+from stan.evaluation.plan import Plan
 
 
 def notes_of(plan: Plan) -> Iterator[str]:

@@ -19,7 +19,6 @@ from stan.data.cache import Cache, cached
 from stan.errors import ConfigError, DataError, nearest
 from stan.evaluation import protocols, provenance
 from stan.evaluation.methods import PRECISIONS, Method, Noisy, open_methods
-from stan.evaluation.notes import notes_of
 from stan.evaluation.parts import fingerprint
 from stan.evaluation.protocols import Protocol
 
@@ -80,7 +79,6 @@ class Plan:
         methods: what is compared, in order.
         device: where networks run.
         ranks: this process among others.
-        notes: what a reader of the figures should know, one line each.
     """
 
     config: Config
@@ -94,7 +92,6 @@ class Plan:
     methods: list[Method]
     device: torch.device
     ranks: Ranks
-    notes: list[str]
 
     @property
     def output(self) -> Path:
@@ -241,9 +238,7 @@ def make_plan(config: Config) -> Plan:
         methods=methods,
         device=device,
         ranks=ranks,
-        notes=[],
     )
-    plan.notes += list(notes_of(plan))
     try:
         plan.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

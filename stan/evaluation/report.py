@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stan.evaluation.charts import Series, legend, line_chart
-from stan.evaluation.facts import DEFINITIONS, HEADS, count, facts, lead
+from stan.evaluation.facts import DEFINITIONS, HEADS, facts, lead
 from stan.evaluation.gallery import Gallery
 from stan.evaluation.page import CSS, JS
 from stan.evaluation.published import SIGMAS, comparable, value_at
-from stan.evaluation.results import best_of, show
-
-if TYPE_CHECKING:
-    from stan.evaluation.results import Results
+from stan.evaluation.results import Results, best_of, count, show
 
 Row = dict[str, Any]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,10 +13,8 @@ from typing import Any
 from rich.table import Table
 
 from stan.evaluation import provenance
-from stan.evaluation.facts import count
 from stan.evaluation.measure import mean
 from stan.evaluation.parts import Parts
-from stan.files import write_text
 
 FIGURES = (
     "psnr",
@@ -107,27 +104,6 @@ class Results:
                 "sequences": self.sequences,
             }
         )
-
-    def write(self, output: Path) -> dict[str, Path]:
-        """Write results.csv, results.json, report.md and report.html.
-
-        Returns:
-            The four paths, by ending.
-        """
-        from stan.evaluation.markdown import markdown
-        from stan.evaluation.report import html
-
-        texts = {
-            "csv": self.to_csv(),
-            "json": json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n",
-            "md": markdown(self),
-            "html": html(self),
-        }
-        paths = {}
-        for ending, text in texts.items():
-            paths[ending] = output / f"{'results' if ending in ('csv', 'json') else 'report'}.{ending}"
-            write_text(paths[ending], text)
-        return paths
 
     def to_csv(self) -> str:
         """A row for each method, sequence and noise level, each with what it was made by."""
@@ -232,6 +208,11 @@ def show(name: str, value: float) -> str:
     if name == "memory_mib":
         return f"{value:.0f}"
     return f"{value:.3g}"
+
+
+def count(number: int, word: str) -> str:
+    """A number of things: ``1,234 frames``."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _cell(value: Any) -> Any:

@@ -19,6 +19,8 @@ from torch import Tensor
 from stan.evaluation import measure, protocols, provenance
 from stan.evaluation.launch import Helpers
 from stan.evaluation.methods import Messages, Method, Network, Noisy
+from stan.evaluation.notes import notes_of
+from stan.evaluation.output import write_results
 from stan.evaluation.parts import Parts
 from stan.evaluation.plan import Plan, Task, make_plan, read_frames
 from stan.evaluation.progress import Board
@@ -50,7 +52,7 @@ def evaluate(config: Config, *, console: Console | None = None) -> Results:
     plan = make_plan(config)
     first = plan.ranks.rank == 0
     if first:
-        for note in plan.notes:
+        for note in notes_of(plan):
             console.print(f"[yellow]note[/yellow] {note}", highlight=False)
     parts = Parts(plan.output / "parts")
     with _settled(plan), Helpers(config, plan) as helpers, Board(plan, console, shown=first) as board:
@@ -62,7 +64,7 @@ def evaluate(config: Config, *, console: Console | None = None) -> Results:
         from stan.config import to_yaml
 
         write_text(plan.output / "evaluate.yaml", to_yaml(config))
-        results.write(plan.output)
+        write_results(results, plan.output)
         _sweep(parts.folder)
     return results
 
@@ -120,7 +122,7 @@ class _Work:
             {"name": m.name, "kind": m.kind, "checkpoint": m.word, **self._account(m)}
             for m in self.plan.methods
         ]
-        notes = [*self.plan.notes, *_messages(rows)]
+        notes = [*notes_of(self.plan), *_messages(rows)]
         return Results(self.plan.settings(), methods, rows, notes, pieces, self.parts)
 
     def path(self, task: Task) -> Path:

@@ -16,6 +16,7 @@ A backend is a module with these functions. Their arguments are already checked 
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 
 import torch
@@ -27,14 +28,16 @@ if not library.WHY_NOT:
     from . import native
 
 NAMES = ("reference", "native")
+DEFAULT = os.environ.get("STAN_BACKEND") or None  # for calls that name no backend; None: the fastest
 
 
 def resolve(name: str | None, *tensors: Tensor) -> ModuleType:
-    """Return the backend called `name`, or with None the fastest one that can handle `tensors`.
+    """Return the backend called `name`; with None that of `DEFAULT`, else the fastest that can handle `tensors`.
 
     Raises:
         ValueError: no backend has that name, or the named one cannot be used here (the message says why).
     """
+    name = name or DEFAULT
     if name == "reference":
         return reference
     if name is not None and name != "native":
@@ -77,6 +80,8 @@ def report() -> dict[str, str]:
     if library.WHY_NOT:
         return {"operator": f"reference (pure PyTorch); native kernels {library.WHY_NOT}"}
     lines = {"operator": f"native, {library.LIBRARY}"}
+    if DEFAULT is not None:
+        lines["operator in use"] = f"STAN_BACKEND={DEFAULT}, unless a call names another"
     info = library.INFO
     lines["operator build"] = f"torch {info['torch']}, compiler {info['compiler']}"
     lines["operator on cpu"] = f"native, {library.CAPABILITY} kernels"

@@ -115,6 +115,22 @@ def test_the_report_has_a_line_for_each_device() -> None:
     assert report["operator"].startswith("native" if not library.WHY_NOT else "reference")
 
 
+@built
+@pytest.mark.parametrize("wanted", ["reference", "native", "cuda"])
+def test_the_environment_chooses_for_a_whole_program(wanted: str) -> None:
+    script = (
+        "from stan.ops import backend; print(backend.report()['operator in use'])\n"
+        "print(backend.resolve(None).__name__, backend.resolve('native').__name__)"
+    )
+    environment = os.environ | {"STAN_BACKEND": wanted}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert f"STAN_BACKEND={wanted}" in done.stdout
+    if wanted == "cuda":
+        assert "expected one of ('reference', 'native') or None, got 'cuda'" in done.stderr
+    else:
+        assert done.stdout.split()[-2:] == [f"stan.ops.{wanted}", "stan.ops.native"]
+
+
 @pytest.mark.slow
 @built
 def test_a_wheel_serves_a_fresh_environment_without_a_compiler(tmp_path: Path) -> None:

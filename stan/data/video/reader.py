@@ -35,13 +35,16 @@ class VideoClip(Clip):
 
     Args:
         path: a file that FFmpeg can read.
+        root: folder of the data set that it belongs to; None: the file's own folder.
         salvage: take what can be decoded of a damaged or truncated file instead of raising.
 
     Raises:
         VideoError: not a video, no frames, an unsupported codec or pixel format, or truncated.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, salvage: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], root: Path | None = None, *, salvage: bool = False
+    ) -> None:
         self.path = Path(path)
         self.salvage = salvage
         self.damage: list[str] = []
@@ -59,7 +62,7 @@ class VideoClip(Clip):
             self.damage.append(f"truncated: {index.declared}")
         self.properties = self._probe()
         self._source = Source(self.path, self.stream_index, index, origin, self.properties, salvage)
-        super().__init__(self.path.stem, float(self.properties.fps))
+        super().__init__(self.path.stem, float(self.properties.fps), root or self.path.parent)
 
     def __len__(self) -> int:
         return self._source.index.frames
@@ -68,6 +71,11 @@ class VideoClip(Clip):
     def size(self) -> tuple[int, int]:
         """(H, W) of the coded pictures."""
         return self.properties.height, self.properties.width
+
+    @property
+    def files(self) -> list[Path]:
+        """The video file."""
+        return [self.path]
 
     def _read(self, start: int, stop: int) -> Tensor:
         return torch.stack([to_uint8(frame.rgb) for frame in self.frames(start, stop)])  # (T, 3, H, W)
