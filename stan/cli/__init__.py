@@ -59,14 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()  # a reader that has gone shows here, not while Python ends
+        return code
     except StanError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
         print("stan: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+        # The reader of our output has gone; what Python still holds for it goes nowhere when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -248,8 +248,9 @@ def test_a_reader_that_goes_away(clip: Path, checkpoints: Path) -> None:
     process.stdout.read(100)
     process.stdout.close()
     lines = process.stderr.read().decode()
-    assert process.wait(60) == 1
+    assert process.wait(60) == 1, lines
     assert "Traceback" not in lines
+    assert "BrokenPipe" not in lines
     feeder.join(20)
 
 

@@ -28,6 +28,7 @@ from stan.errors import CheckpointError, ConfigError, DataError, StanError
 from stan.evaluation import add_noise, evaluate, flicker, strred
 from stan.evaluation import run as running
 from stan.evaluation.methods import NLMeans
+from stan.evaluation.notes import notes_of
 from stan.evaluation.plan import Ranks, make_plan
 from stan.models import load
 from tests.conftest import ROOT, stan_command
@@ -154,11 +155,11 @@ def test_training_sequences_and_missing_records_are_pointed_out(
     make_config: Make, checkpoints: dict[str, Path]
 ) -> None:
     plan = make_plan(make_config(f"checkpoint=[{checkpoints['known']},{checkpoints['blind']}]"))
-    notes = "\n".join(plan.notes)
+    notes = "\n".join(notes_of(plan))
     assert "known: trained on 3 of these 4 sequences (a, b, c)" in notes
     assert "blind: the checkpoint does not say what it was trained for" in notes
     plan = make_plan(make_config(f"checkpoint={checkpoints['known']}", "noise.kind=poisson"))
-    assert "trained for gaussian noise, evaluated on poisson" in "\n".join(plan.notes)
+    assert "trained for gaussian noise, evaluated on poisson" in "\n".join(notes_of(plan))
 
 
 def test_tiles_move_the_output_but_not_the_noise(
