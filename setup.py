@@ -31,6 +31,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
 SOURCES = Path("stan/ops/csrc")
@@ -270,6 +271,16 @@ class BuildNative(build_ext):
         stamp.write_text(line)
 
 
+class BuildPackage(build_py):
+    """Puts the project's configurations into the installed package, as stan/configs; a clone has them beside it."""
+
+    def run(self) -> None:
+        """Copy them after the package's own files."""
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree("configs", Path(self.build_lib) / "stan/configs", dirs_exist_ok=True)
+
+
 class AnyPythonWheel(bdist_wheel):
     """Tags the wheel cp310-abi3: it depends on the platform, not on the Python."""
 
@@ -282,5 +293,5 @@ class AnyPythonWheel(bdist_wheel):
 os.chdir(ROOT)
 setup(
     ext_modules=[Extension("stan.ops._C", sources=[], py_limited_api=True)],
-    cmdclass={"build_ext": BuildNative, "bdist_wheel": AnyPythonWheel},
+    cmdclass={"build_py": BuildPackage, "build_ext": BuildNative, "bdist_wheel": AnyPythonWheel},
 )

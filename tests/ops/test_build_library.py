@@ -156,12 +156,16 @@ def test_a_wheel_serves_a_fresh_environment_without_a_compiler(tmp_path: Path) -
     subprocess.run(pip, env=os.environ | {"PATH": str(fresh / "bin")}, check=True)
     (site,) = fresh.glob("lib/python3.*/site-packages")
     (site / "torch-from-here.pth").write_text(str(Path(torch.__file__).parents[1]) + "\n")
-    script = "import stan.ops.library as l; print(l.LIBRARY); assert not l.WHY_NOT, l.WHY_NOT"
+    script = (
+        "import stan.config, stan.ops.library as l; print(l.LIBRARY); assert not l.WHY_NOT, l.WHY_NOT\n"
+        "print(stan.config.load(stan.config.builtin_configs() / 'train/davis_tiny.yaml').model.name)"
+    )
     result = subprocess.run(
         [str(python), "-c", script], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     assert str(site) in result.stdout
+    assert "stan_tiny" in result.stdout
 
 
 @pytest.mark.slow
