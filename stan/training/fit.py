@@ -214,7 +214,7 @@ def _wandb_account() -> bool:
 
 
 class _quiet_lightning:
-    """Mutes Lightning's notices about things that are on purpose here, for the length of a `with` block."""
+    """Mutes notices of Lightning and torch about things that are on purpose here, for the length of a `with` block."""
 
     def __enter__(self) -> None:
         self.loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch")]
@@ -225,6 +225,7 @@ class _quiet_lightning:
         self.warnings.__enter__()
         for message in (
             "does not have many workers",
+            "This DataLoader will create",  # more workers than processors: slower, not wrong
             "GPU available but not used",
             "in eval mode at the start",  # the moving average
             "your dataloader is not resumable",  # our sampler starts at the trainer's step

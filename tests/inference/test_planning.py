@@ -194,6 +194,7 @@ def test_running_out_while_measuring_uses_what_was_measured() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_memory_does_not_grow_with_the_number_of_frames(shared_data: Path, tmp_path: Path) -> None:
     """1280x720: the peak over 292 frames is that over 40, and near what was expected."""
     video, figures = shared_data / "videos" / "blocks_720p.mp4", tmp_path / "figures.json"
