@@ -6,9 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Where a GPU is, its CUDA kernels are built too; `make wheel` builds for all architectures. See docs/install.md.
+# Where a GPU is, its CUDA kernels are built too; without a compiler there are none, and the reference is used.
+# `make wheel` builds for all architectures. See docs/install.md.
 GPU := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | paste -sd';')
-export STAN_BUILD ?= $(if $(GPU),auto,cpu)
+COMPILER := $(shell command -v c++ || command -v g++ || command -v clang++)
+export STAN_BUILD ?= $(if $(GPU),auto,$(if $(COMPILER),cpu,auto))
 export STAN_CUDA_ARCHS ?= $(or $(GPU),9.0)
 WORKERS ?= 2
 NATIVE_SOURCES := $(shell find stan/ops/csrc -type f 2>/dev/null)
