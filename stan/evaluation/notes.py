@@ -30,9 +30,7 @@ def _network_notes(plan: Plan, method: Network) -> Iterator[str]:
     else:
         outside = [f"{s:g}" for s in plan.sigmas if not trained.low <= s <= trained.high]
         if outside:
-            low, high = f"{trained.low:g}", f"{trained.high:g}"
-            known = low if low == high else f"{low} to {high}"
-            yield f"{method.name}: trained for sigma {known}, evaluated at {', '.join(outside)} too"
+            yield f"{method.name}: trained for sigma {trained.levels}, evaluated at {', '.join(outside)} too"
         if trained.kind != plan.noise.kind:
             yield f"{method.name}: trained for {trained.kind} noise, evaluated on {plan.noise.kind}"
     data = (read(method.path)[1].get("config") or {}).get("data") or {}

@@ -379,8 +379,8 @@ def _warn_if_untrained(level: Tensor, t: int, model: VideoDenoiser) -> bool:
     if trained is None or (float(level.min()) >= trained.low and float(level.max()) <= trained.high):
         return False
     warnings.warn(
-        f"sigma {_range(level)} (frame {t}) is outside {trained.low:g} to {trained.high:g}, what model "
-        f"{model.name!r} was trained for; fine-tune it at this level for a good result",
+        f"sigma {_range(level)} (frame {t}) is outside what model {model.name!r} was trained for "
+        f"({trained.levels}); fine-tune it at this level for a good result",
         SigmaRangeWarning,
         stacklevel=2,
     )

@@ -240,8 +240,8 @@ def _warn_outside(model: VideoDenoiser, sigma: float | None) -> None:
     if trained is None or sigma is None or trained.low <= sigma <= trained.high:
         return
     warnings.warn(
-        f"sigma {sigma:.4g} is outside {trained.low:g} to {trained.high:g}, what model {model.name!r} "
-        "was trained for",
+        f"sigma {sigma:.4g} is outside what model {model.name!r} was trained for ({trained.levels}); "
+        "fine-tune it at this level for a good result",
         SigmaRangeWarning,
         stacklevel=2,
     )

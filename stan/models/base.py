@@ -37,6 +37,11 @@ class Trained:
         """Highest noise level seen, 8-bit units."""
         return self.sigma[1]
 
+    @property
+    def levels(self) -> str:
+        """The noise levels in words: "30", or "0 to 55"."""
+        return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for a checkpoint."""
         return {"kind": self.kind, "sigma": [float(s) for s in self.sigma], "steps": int(self.steps)}

@@ -282,7 +282,7 @@ def test_a_level_the_model_was_not_trained_for_is_warned_of_once() -> None:
     model = Noted()
     model.trained = Trained("gaussian", (10, 50), 100)
     noisy = video(12, 8, 8)
-    with pytest.warns(SigmaRangeWarning, match="sigma 60 .* 10 to 50") as caught:
+    with pytest.warns(SigmaRangeWarning, match="sigma 60 .*10 to 50") as caught:
         denoise(model, noisy, 60, tiles=TilePlan(3, 1))
     assert len(caught) == 1
     with pytest.warns(SigmaRangeWarning, match="frame 1"):
