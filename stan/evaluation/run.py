@@ -115,7 +115,7 @@ class _Work:
             if task.method.name in shown:
                 reference = {name: references[at][name] for name in _OF_NOISY}
                 rows.append({**record, **reference})
-                pieces[(task.method.name, *at)] = path
+                pieces[task.method.name, task.clip.name, task.sigma] = path
         order = {method.name: i for i, method in enumerate(self.plan.methods)}
         rows.sort(key=lambda row: (self.plan.sigmas.index(row["sigma"]), order[row["method"]]))
         methods = [
