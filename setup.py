@@ -84,14 +84,14 @@ def cuda_archs(nvcc: str) -> list[str]:
     """Architectures to compile for, as nvcc writes them: 75, 80, 90, ..."""
     wanted = os.environ.get("STAN_CUDA_ARCHS", "all").strip() or "all"
     known = re.findall(r"\d+", run([nvcc, "--list-gpu-arch"]))
-    known = [arch for arch in known if 75 <= int(arch) <= 120]
+    known = sorted((arch for arch in known if 75 <= int(arch) <= 120), key=int)
     if wanted == "all":
         return known
     archs = [arch.replace(".", "") for arch in re.split(r"[;,\s]+", wanted)]
     for arch in archs:
         if arch not in known:
             raise CannotBuild(f"STAN_CUDA_ARCHS: {nvcc} does not know {arch!r}, only {', '.join(known)}")
-    return archs
+    return sorted(archs, key=int)
 
 
 def run(command: list[str]) -> str:

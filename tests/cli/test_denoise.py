@@ -66,7 +66,7 @@ def test_no_sigma_is_estimated_and_said_in_one_line(
     assert main(words) == 0
     lines = capfd.readouterr().err.splitlines()
     assert sum("noise level is estimated" in line for line in lines) == 1
-    assert sum("warning: sigma" in line and "outside 5 to 55" in line for line in lines) == 1
+    assert sum("warning: sigma" in line and "(5 to 55)" in line for line in lines) == 1
     assert sum("noise level" in line for line in lines) == 2
     assert all(line.startswith("stan: ") for line in lines)
 
