@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from stan.errors import CheckpointError, ConfigError
+from stan.ops.backend import in_use
 
 if TYPE_CHECKING:
     from stan.inference import TilePlan
@@ -231,6 +232,7 @@ class Network(Method):
             "trained": model.trained.to_dict() if model.trained else None,
             "precision": self.precision,
             "device": self.device.type,
+            "operator": in_use(self.device),
             "scenes": self.scenes,
         }
 

@@ -28,6 +28,7 @@ from stan.inference.memory import (
     release_memory,
 )
 from stan.inference.tiling import TilePlan, round_up
+from stan.ops.backend import in_use
 
 if TYPE_CHECKING:
     from stan.models import VideoDenoiser
@@ -219,6 +220,7 @@ def _key(runner: ClipRunner) -> str:
         torch.__version__,
         torch.get_num_threads(),
         _code(),
+        in_use(device),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 

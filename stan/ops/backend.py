@@ -50,6 +50,11 @@ def resolve(name: str | None, *tensors: Tensor) -> ModuleType:
     return reference
 
 
+def in_use(device: torch.device) -> str:
+    """The name of the backend that calls on tensors of this device get unless they name one."""
+    return resolve(None, torch.empty(0, device=device)).__name__.rpartition(".")[2]
+
+
 def why_not_native(*tensors: Tensor) -> str:
     """Say in one clause why the native kernels cannot be used for these tensors; an empty string if they can."""
     if library.WHY_NOT:

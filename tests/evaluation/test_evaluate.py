@@ -31,6 +31,7 @@ from stan.evaluation.methods import NLMeans
 from stan.evaluation.notes import notes_of
 from stan.evaluation.plan import Ranks, make_plan
 from stan.models import load
+from stan.ops import backend
 from tests.conftest import ROOT, stan_command
 from tests.evaluation.conftest import Make
 
@@ -210,6 +211,21 @@ def test_other_settings_do_not_reuse_pieces(make_config: Make, monkeypatch: pyte
     evaluate(make_config(*common, "evaluation.border=4"), console=quiet())
     evaluate(make_config(*common, "evaluation.sigmas=[30,31]"), console=quiet())
     assert computed == [("noisy", "a", 30), ("noisy", "a", 30), ("noisy", "a", 31)]
+
+
+def test_another_operator_backend_computes_anew_and_agrees(
+    make_config: Make, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STAN_BACKEND=reference is how a reader who distrusts the kernels checks a figure."""
+    computed = count_computed(monkeypatch)
+    config = make_config(f"checkpoint={checkpoints['known']}", "evaluation.sequences=[a]")
+    first = evaluate(config, console=quiet())
+    monkeypatch.setattr(backend, "DEFAULT", "reference")
+    second = evaluate(config, console=quiet())
+    used = backend.NAMES[0] if backend.why_not_native() else "native"
+    assert (first.methods[0]["operator"], second.methods[0]["operator"]) == (used, "reference")
+    assert computed.count(("known", "a", 30)) == (1 if used == "reference" else 2)
+    assert second.means[0]["psnr"] == pytest.approx(first.means[0]["psnr"], abs=1e-3)
 
 
 def test_a_changed_checkpoint_or_frame_is_evaluated_afresh(
