@@ -51,6 +51,11 @@ class DataConfig:
     validation_root: str | None = option(
         None, "folder to validate on, for data without split lists; null: the same root"
     )
+    parts: list[Any] = option(
+        [],
+        "mixture to train on: {share: 0.5, downscale: 2, still: true} and the like, each changing kind, root, split or "
+        "downscale; still: one frame under a slow camera; empty: the whole split as it is",
+    )
     crop: int = option(64, "side of a square training crop, pixels")
     frames: int = option(5, "frames in a training clip")
     batch_size: int = option(4, "training clips in a batch, on each device")
@@ -83,6 +88,9 @@ class LossConfig:
 
     name: str = option("charbonnier", "charbonnier, rmse (paper), l1, l2 or psnr")
     epsilon: float = option(1e-3, "smoothing of charbonnier and rmse near zero, in units of [0, 1] video")
+    early: float = option(
+        0.3, "weight of the same loss on the results of earlier passes, where a network has any"
+    )
 
 
 @dataclasses.dataclass

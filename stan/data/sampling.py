@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from stan.data.camera import pan
 from stan.data.clips import Clip
 from stan.data.noise.random import NumpyRandom
 from stan.errors import ConfigError, DataError
@@ -68,7 +69,8 @@ class TrainingClips(Dataset[torch.Tensor]):
         """Make sample n (any integer from 0 up): `(T, 3, crop, crop)` uint8."""
         if n < 0:
             raise IndexError(f"training sample {n}: samples count from 0")
-        draw = NumpyRandom(self.seed, "training sample", n).generator.integers
+        random = NumpyRandom(self.seed, "training sample", n).generator
+        draw = random.integers
         # All numbers are drawn, in this order, whatever the options: switching one off leaves the rest as is.
         clip = self.clips[int(np.searchsorted(self._ends, draw(self._ends[-1]), side="right"))]
         start = int(draw(_starts(len(clip), self.frames)))
@@ -76,7 +78,7 @@ class TrainingClips(Dataset[torch.Tensor]):
         mirror, upturn, backward = (bool(draw(2)) for _ in range(3))
         turns = int(draw(4))
 
-        sample = self._cut(clip, start, top, left)
+        sample = self._cut(clip, start, top, left, random)
         if self.reverse and backward:
             sample = sample.flip(0)
         if self.flip and mirror:
@@ -87,12 +89,53 @@ class TrainingClips(Dataset[torch.Tensor]):
             sample = sample.rot90(turns, (-2, -1))
         return sample.contiguous()
 
-    def _cut(self, clip: Clip, start: int, top: int, left: int) -> torch.Tensor:
+    def _cut(self, clip: Clip, start: int, top: int, left: int, random: np.random.Generator) -> torch.Tensor:
         """Cut `frames` frames from `start` on, walking back and forth where the clip is too short."""
         if len(clip) >= self.frames:
             return clip.crop(start, start + self.frames, top, left, self.crop, self.crop)
         index = reflect(range(start, start + self.frames), len(clip))
         return clip.crop(0, len(clip), top, left, self.crop, self.crop)[index]
+
+
+class PannedStills(TrainingClips):
+    """As `TrainingClips`, but each sample is one frame of its clip under a slow camera (see `camera.pan`).
+
+    Footage that moves much, as DAVIS does, does not teach a network that averaging over time pays; this does,
+    with motion in fractions of a pixel as a hand or a tripod gives it.
+    """
+
+    def _cut(self, clip: Clip, start: int, top: int, left: int, random: np.random.Generator) -> torch.Tensor:
+        """Film frame `start`, at first around the crop's place."""
+        frame = clip.read(start % len(clip), start % len(clip) + 1)[0].permute(1, 2, 0).numpy()  # (H, W, 3)
+        video = pan(frame, self.frames, self.crop, top, left, random)  # (T, crop, crop, 3)
+        return torch.from_numpy(video).permute(0, 3, 1, 2)
+
+
+class MixedClips(Dataset[torch.Tensor]):
+    """Samples from several sets: item n comes from one of them, drawn by its share from (seed, n) alone.
+
+    Args:
+        parts: the sets, each with its share; shares are relative and need not sum to one.
+        seed: of the choice between the parts.
+
+    Raises:
+        ConfigError: no parts, or a share that is not a number above 0.
+    """
+
+    def __init__(self, parts: Sequence[tuple[TrainingClips, float]], seed: int) -> None:
+        if not parts or not all(0 < share < float("inf") for _, share in parts):
+            shares = ", ".join(f"{share:g}" for _, share in parts)
+            raise ConfigError(f"data.parts: shares {shares or '(none)'} must be numbers above 0")
+        self.parts = [part for part, _ in parts]
+        self.seed = seed
+        self._ends = np.cumsum([share for _, share in parts])
+
+    def __getitem__(self, n: int) -> torch.Tensor:
+        """Make sample n: `(T, 3, crop, crop)` uint8."""
+        if n < 0:
+            raise IndexError(f"training sample {n}: samples count from 0")
+        at = NumpyRandom(self.seed, "training part", n).generator.random() * self._ends[-1]
+        return self.parts[min(int(np.searchsorted(self._ends, at, side="right")), len(self.parts) - 1)][n]
 
 
 def _starts(length: int, frames: int) -> int:

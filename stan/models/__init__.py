@@ -7,12 +7,15 @@ from stan.models.checkpoint import describe, load, load_weights, read, save
 from stan.models.registry import build, names, register
 from stan.models.settings import Settings
 from stan.models.stan import Stan
+from stan.models.two_pass import TwoPass, TwoPassSettings
 
 __all__ = [
     "AttentionMap",
     "Settings",
     "Stan",
     "Trained",
+    "TwoPass",
+    "TwoPassSettings",
     "VideoDenoiser",
     "build",
     "describe",

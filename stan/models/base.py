@@ -113,20 +113,27 @@ class VideoDenoiser(nn.Module):
         self.trained: Trained | None = None
 
     def forward_core(
-        self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair, return_matches: bool = False
+        self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None, return_matches: bool = False
     ) -> tuple[Tensor, list[AttentionMap]]:
         """Denoise a video of a size the network likes.
 
         Args:
             noisy: `(B, T, 3, H, W)`.
             noise_map: `(B, T, 1, H, W)`, the noise level in units of the video; None when blind.
-            flow: at full resolution.
+            flow: at full resolution; None where none was given and `needs_flow` is false.
             return_matches: also say where the attention blocks looked.
 
         Returns:
             the denoised video and the attention maps, none unless asked for.
         """
         raise TypeError(f"{type(self).__name__} is a VideoDenoiser without a forward_core() method")
+
+    def estimates_core(self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None) -> list[Tensor]:
+        """What training compares with the clean video: the estimates of successive passes, the output last.
+
+        Arguments are those of `forward_core`; a network of one pass need not implement it.
+        """
+        return [self.forward_core(noisy, noise_map, flow)[0]]
 
     def needs_flow(self) -> bool:
         """Whether `forward_core` looks at the flow; where not, none is estimated."""
@@ -156,6 +163,26 @@ class VideoDenoiser(nn.Module):
         Raises:
             DataError: for another layout, a missing or impossible sigma, or a flow of another size.
         """
+        padded, noise_map, flow, order = self._prepare(noisy, sigma, flow)
+        clean, matches = self.forward_core(padded, noise_map, flow, return_matches)
+        _, t, _, h, w = noisy.shape
+        clean = clean[:, :t, :, :h, :w]
+        if not return_matches:
+            return clean
+        return clean, [crop_matches(m, order, t, h, w) for m in matches]
+
+    def estimates(
+        self, noisy: Tensor, sigma: float | Tensor | None = None, flow: FlowPair | None = None
+    ) -> list[Tensor]:
+        """The estimates of successive passes, `(B, T, 3, H, W)` each, the output last; arguments as for the call."""
+        _, t, _, h, w = noisy.shape
+        padded, noise_map, flow, _ = self._prepare(noisy, sigma, flow)
+        return [e[:, :t, :, :h, :w] for e in self.estimates_core(padded, noise_map, flow)]
+
+    def _prepare(
+        self, noisy: Tensor, sigma: float | Tensor | None, flow: FlowPair | None
+    ) -> tuple[Tensor, Tensor | None, FlowPair | None, list[int]]:
+        """The padded video, its noise map and flow, and the original frame of each padded frame."""
         if noisy.ndim != 5 or noisy.shape[2] != 3 or not noisy.is_floating_point() or 0 in noisy.shape:
             raise DataError(
                 f"a model takes a float video (B, T, 3, H, W), got {tuple(noisy.shape)} of {noisy.dtype}"
@@ -167,22 +194,15 @@ class VideoDenoiser(nn.Module):
             shapes = ", ".join(str(tuple(f.shape)) for f in flow)
             raise DataError(f"flow of shapes {shapes} does not fit a video of shape {tuple(noisy.shape)}")
 
-        b, t, _, h, w = noisy.shape
-        order = reflected(t, max(t, self.least_frames))  # original frame of each padded frame
+        t, h, w = noisy.shape[1], *noisy.shape[3:]
+        order = reflected(t, max(t, self.least_frames))
         ph, pw = -h % self.multiple, -w % self.multiple
         padded = pad_space(pick(noisy, order), ph, pw)
         if noise_map is not None:
             noise_map = pad_space(pick(noise_map, order), ph, pw)
-        if flow is None:
-            zeros = padded.new_zeros(b, len(order), 2, h + ph, w + pw, dtype=torch.float32)
-            flow = FlowPair(zeros, zeros)
-        else:
+        if flow is not None:
             flow = FlowPair(*(pad_space(f.float(), ph, pw, edge=True) for f in reorder_flow(flow, order)))
-        clean, matches = self.forward_core(padded, noise_map, flow, return_matches)
-        clean = clean[:, :t, :, :h, :w]
-        if not return_matches:
-            return clean
-        return clean, [crop_matches(m, order, t, h, w) for m in matches]
+        return padded, noise_map, flow, order
 
 
 def noise_map_of(sigma: float | Tensor | None, video: Tensor) -> Tensor:

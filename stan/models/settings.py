@@ -91,7 +91,7 @@ class Settings:
             ConfigError: names the setting and its value.
         """
         for item in dataclasses.fields(self):
-            object.__setattr__(self, item.name, _checked(item.name, str(item.type), getattr(self, item.name)))
+            object.__setattr__(self, item.name, checked(item.name, str(item.type), getattr(self, item.name)))
         self._check_levels()
         self._check_choice("skip", ["concat", "add"])
         self._check_choice("attention", [*alignments.names(), "none"])
@@ -180,7 +180,7 @@ class Settings:
         }
 
 
-def _checked(name: str, kind: str, value: Any) -> Any:
+def checked(name: str, kind: str, value: Any) -> Any:
     """`value` as the annotated type `kind`; whole numbers pass for floats and lists for tuples."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if kind == "bool" and isinstance(value, bool):
@@ -194,6 +194,6 @@ def _checked(name: str, kind: str, value: Any) -> Any:
     if kind.startswith("dict") and isinstance(value, dict):
         return dict(value)
     if kind.startswith("tuple") and isinstance(value, (list, tuple)):
-        return tuple(_checked(name, "int", item) for item in value)
+        return tuple(checked(name, "int", item) for item in value)
     wanted = "a list of int" if kind.startswith("tuple") else kind.partition("[")[0]
     raise ConfigError(f"model setting {name}={value!r} must be of type {wanted}")

@@ -193,7 +193,7 @@ class Stan(VideoDenoiser):
         return self.plan.attends and any(isinstance(m, Alignment) and m.uses_flow for m in self.modules())
 
     def forward_core(
-        self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair, return_matches: bool = False
+        self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None, return_matches: bool = False
     ) -> tuple[Tensor, list[AttentionMap]]:
         """See `VideoDenoiser.forward_core`; this part compiles as one graph."""
         s = self.plan
@@ -222,9 +222,9 @@ class Stan(VideoDenoiser):
         residual = depth_to_space(self.leave(x), s.stem)
         return noisy + residual.unflatten(0, (b, -1)), maps
 
-    def _displacements(self, flow: FlowPair, x: Tensor, heads: int) -> Tensor | None:
+    def _displacements(self, flow: FlowPair | None, x: Tensor, heads: int) -> Tensor | None:
         """The flow as displacements to the searched frames at the resolution of `x`, where it is needed."""
-        if not heads or not self.needs_flow():
+        if not heads or flow is None or not self.needs_flow():
             return None
         size = (x.shape[-2], x.shape[-1])
         return ops.search_flow(

@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytorch_lightning as pl
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from stan.config import Config
 from stan.data.cache import cached
 from stan.data.clips import Clip
-from stan.data.sampling import StepSampler, TrainingClips
+from stan.data.sampling import MixedClips, PannedStills, StepSampler, TrainingClips
 from stan.data.sources import open_clips
+from stan.errors import ConfigError, nearest
 from stan.training.validation import ValidationClip, ValidationClips
 
 ENDLESS = 2**53  # the trainer's max_steps ends the run; a length of its own would end a resumed one too early
 
 
-def open_training_clips(config: Config) -> list[Clip]:
-    """The sequences to train on, mapped from the cache."""
-    clips = open_clips(config.data.kind, config.data.root, config.data.split)
-    return cached(clips, config.data.cache, downscale=config.data.downscale)
+class Part(NamedTuple):
+    """One part of the training data."""
+
+    clips: list[Clip]
+    share: float  # of the samples, relative to the other parts
+    still: bool  # one frame under a slow camera instead of the clip's own motion
+
+
+def open_training_parts(config: Config) -> list[Part]:
+    """The parts of the mixture to train on; without one, the split as it is.
+
+    Raises:
+        ConfigError: for a part that is not a table of known keys.
+    """
+    data = config.data
+    common = {"kind": data.kind, "root": data.root, "split": data.split, "downscale": data.downscale}
+    parts = []
+    for given in data.parts or [{}]:
+        known = [*common, "share", "still"]
+        if not isinstance(given, dict):
+            raise ConfigError(f"data.parts: {given!r} should be a table with keys of {', '.join(known)}")
+        for key in given:
+            if key not in known:
+                raise ConfigError(f"data.parts: {key!r} is not known; {nearest(str(key), known)}")
+        options = {**common, **given}
+        clips = open_clips(options["kind"], options["root"], options["split"])
+        clips = cached(clips, data.cache, downscale=options["downscale"])
+        parts.append(Part(clips, float(options.get("share", 1.0)), bool(options.get("still", False))))
+    return parts
+
+
+def training_samples(config: Config) -> Dataset[Tensor]:
+    """All training samples of a configuration, by number."""
+    data = config.data
+
+    def samples(part: Part) -> TrainingClips:
+        kind = PannedStills if part.still else TrainingClips
+        return kind(
+            part.clips,
+            frames=data.frames,
+            crop=data.crop,
+            seed=config.seed,
+            flip=data.augment,
+            turn=data.augment,
+            reverse=data.augment,
+        )
+
+    parts = [(samples(part), part.share) for part in open_training_parts(config)]
+    return parts[0][0] if len(parts) == 1 else MixedClips(parts, config.seed)
 
 
 def open_validation_clips(config: Config) -> ValidationClips:
@@ -47,22 +95,14 @@ class ClipsModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Check the data and fill the cache, once on each machine, before any worker starts."""
-        open_training_clips(self.config)
+        open_training_parts(self.config)
         if self.config.validation.every:
             open_validation_clips(self.config)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches from the step on that the trainer is at, so that a resumed run sees the same."""
         data = self.config.data
-        dataset = TrainingClips(
-            open_training_clips(self.config),
-            frames=data.frames,
-            crop=data.crop,
-            seed=self.config.seed,
-            flip=data.augment,
-            turn=data.augment,
-            reverse=data.augment,
-        )
+        dataset = training_samples(self.config)
         trainer = self.trainer
         assert trainer is not None
         sampler = StepSampler(

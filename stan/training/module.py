@@ -85,8 +85,10 @@ class DenoisingModule(pl.LightningModule):
         )
         sigma = self.sigmas.draw(random, len(clean))  # (B,)
         noisy = self.noise(clean, sigma, random)
-        denoised = self.model(noisy, sigma=None if self.model.blind else sigma)
+        *early, denoised = self.model.estimates(noisy, sigma=None if self.model.blind else sigma)
         loss = self.loss(denoised.float(), clean)
+        for estimate in early:
+            loss = loss + self.config.loss.early * self.loss(estimate.float(), clean)
         mse = (denoised.detach().float().clamp(0, 1) - clean).square().flatten(1).mean(1)  # (B,)
         self.log("train/loss", loss, batch_size=len(clean))
         self.log("train/psnr", -10 * torch.log10(mse.clamp_min(1e-10)).mean(), batch_size=len(clean))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from stan.data import StepSampler, TrainingClips, cached, open_clips
-from stan.data.clips import Clip
-from stan.data.sampling import reflect
+from stan.data import StepSampler, TrainingClips, cached, camera, open_clips
+from stan.data.clips import Clip, TensorClip
+from stan.data.sampling import MixedClips, PannedStills, reflect
 from stan.errors import ConfigError, DataError
 from tests.data.conftest import MakeDavis, marked_clip
 
@@ -193,3 +195,41 @@ def test_real_sequences_of_several_sizes(shared_data: Path) -> None:
     data = TrainingClips(clips, frames=18, crop=480, seed=0)
     for n in range(2):
         assert data[n].shape == (18, 3, 480, 480)
+
+
+def test_a_panned_still_is_one_frame_under_a_slow_camera() -> None:
+    """Its motion is found again by phase correlation, slow and steady; the same number gives the same sample."""
+    rng = np.random.default_rng(3)
+    picture = cv2.GaussianBlur(rng.uniform(0, 255, (200, 240, 3)).astype(np.float32), (0, 0), 2)
+    picture = (picture - picture.min()) / np.ptp(picture) * 255
+    clip = TensorClip(
+        "still", torch.from_numpy(picture.astype(np.uint8)).permute(2, 0, 1)[None].repeat(3, 1, 1, 1)
+    )
+    data = PannedStills([clip], frames=5, crop=96, seed=1, flip=False, turn=False, reverse=False)
+    assert torch.equal(data[4], data[4])
+    window = cv2.createHanningWindow((96, 96), cv2.CV_32F)
+    fast = 0
+    for n in range(12):
+        grey = data[n].float().mean(1).numpy()  # (T, crop, crop)
+        moves = [cv2.phaseCorrelate(a, b, window)[0] for a, b in pairwise(grey)]
+        assert all(np.hypot(*move) < camera.FASTEST + 1.5 for move in moves)
+        fast += np.hypot(*np.mean(moves, axis=0)) > 0.2
+    assert fast >= 4  # and it does move
+
+
+def test_a_mixture_draws_its_parts_by_share() -> None:
+    def part(mark: int) -> TrainingClips:
+        return TrainingClips([marked_clip("one", 8, 32, 32, mark=mark)], frames=2, crop=8, seed=5)
+
+    mixed = MixedClips([(part(0), 3.0), (part(100), 1.0)], seed=9)
+    marks = [int(mixed[n][:, 0].min()) >= 100 for n in range(400)]
+    assert 0.18 < np.mean(marks) < 0.32
+    n = marks.index(True)
+    assert torch.equal(mixed[n], part(100)[n])
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_share_must_be_a_number_above_zero(share: float) -> None:
+    part = TrainingClips(marked_clips(), frames=2, crop=8, seed=5)
+    with pytest.raises(ConfigError, match="share"):
+        MixedClips([(part, share)], seed=0)

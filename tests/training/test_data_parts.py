@@ -1,0 +1,50 @@
+"""`data.parts`: a mixture of sizes and stills, checked where it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stan.config import Config
+from stan.data.sampling import MixedClips, PannedStills, TrainingClips
+from stan.errors import StanError
+from stan.training.data_module import open_training_parts, training_samples
+from tests.data.conftest import make_davis, save  # noqa: F401 - a fixture and its helper
+
+
+@pytest.fixture
+def config(make_davis: Any, tmp_path: Path) -> Config:  # noqa: F811 - the fixture above
+    config = Config()
+    config.data.root = str(make_davis({"a": 6, "b": 7}, lists={"train": ["a", "b"], "few": ["b"]}))
+    config.data.cache = str(tmp_path / "cache")
+    config.data.crop = 16
+    return config
+
+
+def test_without_parts_the_split_is_taken_as_it_is(config: Config) -> None:
+    assert isinstance(training_samples(config), TrainingClips)
+    (part,) = open_training_parts(config)
+    assert [len(clip) for clip in part.clips] == [6, 7]
+
+
+def test_each_part_changes_what_it_names(config: Config) -> None:
+    config.data.parts = [{"share": 3, "split": "few"}, {"share": 1, "downscale": 2, "still": True}]
+    whole, half = open_training_parts(config)
+    assert [clip.name for clip in whole.clips] == ["b"]
+    assert [clip.size for clip in half.clips] == [(24, 32)] * 2
+    mixed = training_samples(config)
+    assert isinstance(mixed, MixedClips)
+    assert [type(part) for part in mixed.parts] == [TrainingClips, PannedStills]
+    assert mixed[0].shape == (5, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [("half", "half"), ({"shape": 1}, "share"), ({"share": 0}, "share"), ({"split": "gone"}, "gone")],
+)
+def test_a_wrong_part_is_told(config: Config, part: Any, says: str) -> None:
+    config.data.parts = [part, {}]
+    with pytest.raises(StanError, match=says):
+        training_samples(config)
