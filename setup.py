@@ -272,13 +272,16 @@ class BuildNative(build_ext):
 
 
 class BuildPackage(build_py):
-    """Puts the project's configurations into the installed package, as stan/configs; a clone has them beside it."""
+    """Puts configurations and trained weights into the installed package, as stan/configs and stan/checkpoints; a
+    clone has them beside it."""
 
     def run(self) -> None:
         """Copy them after the package's own files."""
         super().run()
         if not self.editable_mode:
-            shutil.copytree("configs", Path(self.build_lib) / "stan/configs", dirs_exist_ok=True)
+            for folder in ("configs", "checkpoints"):
+                target = Path(self.build_lib) / "stan" / folder
+                shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.ckpt"), dirs_exist_ok=True)
 
 
 class AnyPythonWheel(bdist_wheel):

@@ -21,7 +21,7 @@ from stan.errors import StanError
 # two busy neighbours on 2 cores a training step took ten times as long. Must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-COMMANDS = ("prepare", "train", "finetune", "evaluate", "denoise", "config", "doctor", "demo", "bench")
+COMMANDS = ("denoise", "models", "prepare", "train", "finetune", "evaluate", "config", "doctor", "demo", "bench")
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:

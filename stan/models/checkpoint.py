@@ -24,6 +24,7 @@ from stan.errors import CheckpointError, ConfigError
 from stan.files import replacing
 from stan.models.base import Trained, VideoDenoiser
 from stan.models.registry import build
+from stan.models.shipped import find
 
 FORMAT = 1
 """Version of the record; raised when an older reader would misread a newer file."""
@@ -72,10 +73,13 @@ def save(model: VideoDenoiser, path: str | Path, config: dict[str, Any] | None =
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights (on the CPU) and the record of a checkpoint, without building the model.
 
+    Args:
+        path: a file, or the name of weights that come with the package (see `stan.models.shipped`).
+
     Raises:
         CheckpointError: if the file is missing, damaged, not one of ours, or of a newer format.
     """
-    path = Path(path)
+    path = find(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     weights, record = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)

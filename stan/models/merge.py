@@ -12,7 +12,10 @@ from stan import ops
 from stan.flow import FlowPair
 
 GRID = 2
-"""Pixels between queries: each 2x2 block moves as one and has one set of weights."""
+"""Side of the blocks of pixels that move as one and have one set of weights."""
+
+SEARCH_GRID = 4
+"""Pixels between the queries of the search; what it corrects holds for a block of this side."""
 
 LEAST_VARIANCE = 1e-6
 """Added to the noise variance (values in [0, 1]), so that a level of zero divides nothing by zero."""
@@ -20,9 +23,12 @@ LEAST_VARIANCE = 1e-6
 MOST_MISFIT = 10.0
 """Misfits are cut here before the network sees them: beyond, a match is simply wrong."""
 
+SUPPORT = 5
+"""Side of the square, in blocks, over which misfits are averaged."""
+
 
 class Merged(NamedTuple):
-    """What the aligned frames give, at full resolution and on the grid of queries (h = H/2, w = W/2).
+    """What the aligned frames give, at full resolution and by block (h = H/2, w = W/2).
 
     Attributes:
         noisy: `(B, T, 3, H, W)`, the weighted mean of the aligned noisy frames.
@@ -49,12 +55,13 @@ class Merge(nn.Module):
     """Average each frame with its matches in the frames around it, by how much each can be trusted.
 
     1. The Shifted Non-Local Search finds one match in each searched frame, in *cleaned* frames: matches chosen
-       among noisy candidates are biased, the closest share the query's noise.
+       among noisy candidates are biased, the closest share the query's noise. It corrects the flow block by block.
     2. A match is worth what its error leaves of it. Noise of variance v keeps a share r of it under bilinear
-       sampling, r = ((1-fx)^2 + fx^2) ((1-fy)^2 + fy^2) at fraction (fx, fy); a match that is not the same thing
-       adds its misfit m, the mean squared difference of the cleaned patches over v. An average is best with
-       weights in proportion to 1 / variance: 1 / (r + a m), with a learned, and corrected by a small learned
-       term.
+       sampling, r = ((1-fx)^2 + fx^2) ((1-fy)^2 + fy^2) at fraction (fx, fy). A match that is not the same thing
+       adds its misfit m, the mean squared difference of the cleaned frames over v, measured twice: over the
+       patches of the search, and over a wider square at half resolution. An average is best with weights in
+       proportion to 1 / variance: 1 / (r + a1 m1 + a2 m2), with a learned, and corrected by a small learned term
+       that also sees how far the *noisy* frames differ by more than their noise.
     3. The noise of the weighted mean is then known: its variance is v * sum(w^2 r).
 
     A clip of fewer than W_t frames is merged with the frames it has; a single frame is returned as it is.
@@ -88,19 +95,19 @@ class Merge(nn.Module):
             temporal_window=temporal_window,
             topk=1,
             patch=patch,
-            stride=GRID,
+            stride=SEARCH_GRID,
             key_stride=key_stride,
             select="each",
             causal=causal,
         )
         self.follow = ops.SearchFlow(temporal_window=temporal_window, causal=causal)
-        self.trust = nn.Parameter(torch.tensor(1.0))
+        self.trust = nn.Parameter(torch.zeros(2))
         self.correction: nn.Sequential | None = None
         if hidden:
             last = nn.Conv2d(hidden, 1, 1)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-            self.correction = nn.Sequential(nn.Conv2d(3, hidden, 3, padding=1), nn.ReLU(inplace=True), last)
+            self.correction = nn.Sequential(nn.Conv2d(5, hidden, 3, padding=1), nn.ReLU(inplace=True), last)
 
     def forward(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair) -> Merged:
         """Merge a clip.
@@ -112,7 +119,7 @@ class Merge(nn.Module):
             flow: displacements between neighbouring frames, at full resolution.
         """
         with torch.autocast(noisy.device.type, enabled=False):
-            cleaned = cleaned.detach().float()
+            noisy, cleaned = noisy.float(), cleaned.detach().float()
             t = noisy.shape[1]
             if t == 1:
                 return alone(noisy, cleaned, level)
@@ -126,52 +133,80 @@ class Merge(nn.Module):
     def _merge(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair, real: int) -> Merged:
         """`forward` of a clip of at least `slots` frames, of which the first `real` may be matches."""
         with torch.no_grad():
-            half = [f[..., ::GRID, ::GRID] / GRID for f in flow]  # followed on the grid, in its own pixels
-            displacement = self.follow(*half) * GRID  # (B, T, W_t-1, 2, h, w)
-            matches = self.search(cleaned, cleaned, displacement)
-            offsets, frames = (
-                matches.offsets[:, 0],
-                matches.frames[:, 0],
-            )  # (B, T, h, w, K, 2), (B, T, h, w, K)
-            frames = torch.where(frames < real, frames, -1)
-            frames[..., 0] = frames[..., 0].clamp_min(0)  # the frame itself is always there
-            missing = (frames < 0).movedim(-1, 2)  # (B, T, K, h, w)
-            variance = level.square() + LEAST_VARIANCE  # (B, T, 1, h, w)
-            distance = -matches.scores[:, 0].movedim(-1, 2) / (noisy.shape[2] * self.patch**2)
-            misfit = (distance / variance).clamp(0, 1e4)  # (B, T, K, h, w)
+            offsets, frames, found = self._matches(cleaned, flow)  # of the other frames: K-1 of each
+            missing = ((frames < 0) | (frames >= real)).movedim(-1, 2)  # (B, T, K-1, h, w)
+            frames = torch.where(missing.movedim(2, -1), -1, frames)
             fraction = offsets - offsets.floor()
-            kept = ((1 - fraction).square() + fraction.square()).prod(-1).movedim(-1, 2)  # r: (B, T, K, h, w)
+            kept = (
+                ((1 - fraction).square() + fraction.square()).prod(-1).movedim(-1, 2)
+            )  # r: (B, T, K-1, h, w)
+            variance = level.square() + LEAST_VARIANCE  # (B, T, 1, h, w)
+            near = (found / variance).clamp(max=1e4)
+            wide, strange = self._differences(noisy, cleaned, offsets, frames, variance)
 
-        weights = self._weights(misfit, kept, level, missing)  # (B, T, K, h, w)
-        both = torch.cat([noisy.float(), cleaned], 2)  # (B, T, 6, H, W)
-        mean = ops.gather(
+        trust = 2 * F.softplus(self.trust)
+        logits = -torch.log(kept + trust[0] * near + trust[1] * wide)  # (B, T, K-1, h, w)
+        if self.correction is not None:
+            seen = [(10 * near).log1p(), (10 * wide).log1p(), strange, kept, (10 * level).expand_as(kept)]
+            x = torch.stack(seen, 3).flatten(0, 2)  # (B*T*(K-1), 5, h, w)
+            logits = logits + 3 * self.correction(x).reshape(logits.shape)
+        logits = logits.masked_fill(missing, -torch.inf)
+        weights = torch.cat([torch.zeros_like(level), logits], 2).softmax(2)  # (B, T, K, h, w)
+        own, others = weights[:, :, :1], weights[:, :, 1:]
+
+        both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
+        mean = full(own) * both + ops.gather(
             both,
-            full(weights).movedim(2, -1)[:, None],  # (B, 1, T, H, W, K)
-            full(offsets.movedim((4, 5), (2, 3)).flatten(2, 3))
-            .unflatten(2, (-1, 2))
-            .movedim((2, 3), (4, 5))[:, None],
+            full(others).movedim(2, -1)[:, None],  # (B, 1, T, H, W, K-1)
+            full_offsets(offsets)[:, None],
             full(frames.movedim(-1, 2)).movedim(2, -1)[:, None],
         )
-        known = misfit.clamp(max=MOST_MISFIT)
-        evidence = torch.cat(
-            [
-                known[:, :, 1:].masked_fill(missing[:, :, 1:], MOST_MISFIT).amin(2, keepdim=True).log1p(),
-                (weights * known).sum(2, keepdim=True).log1p(),
-                weights[:, :, :1],
-            ],
-            2,
-        )  # (B, T, 3, h, w)
-        remaining = level * (weights.square() * kept).sum(2, keepdim=True).sqrt()
+        known = (near + wide).clamp(max=MOST_MISFIT)
+        best = known.masked_fill(missing, MOST_MISFIT).amin(2, keepdim=True)
+        evidence = torch.cat([best.log1p(), (others * known).sum(2, keepdim=True).log1p(), own], 2)
+        remaining = level * (own.square() + (others.square() * kept).sum(2, keepdim=True)).sqrt()
+        this = torch.arange(noisy.shape[1], dtype=frames.dtype, device=frames.device)
+        frames = torch.cat([this.view(1, -1, 1, 1, 1).expand_as(frames[..., :1]), frames], -1)
+        offsets = torch.cat([torch.zeros_like(offsets[..., :1, :]), offsets], -2)
         return Merged(mean[:, :, :3], mean[:, :, 3:], remaining, evidence, weights, offsets, frames)
 
-    def _weights(self, misfit: Tensor, kept: Tensor, level: Tensor, missing: Tensor) -> Tensor:
-        """One weight for the frame itself and each match, `(B, T, K, h, w)`."""
-        logits = -torch.log(kept + 2 * F.softplus(self.trust) * misfit)
-        if self.correction is not None:
-            seen = torch.stack([(10 * misfit).log1p(), kept, (10 * level).expand_as(kept)], 3)
-            logits = logits + 3 * self.correction(seen.flatten(0, 2)).reshape(logits.shape)
-        logits = torch.cat([torch.zeros_like(logits[:, :, :1]), logits[:, :, 1:]], 2)
-        return logits.masked_fill(missing, -torch.inf).softmax(2)
+    def _matches(self, cleaned: Tensor, flow: FlowPair) -> tuple[Tensor, Tensor, Tensor]:
+        """One match in each other searched frame: offsets `(B, T, h, w, K-1, 2)`, frames `(B, T, h, w, K-1)`, and
+        the mean squared differences of the patches `(B, T, K-1, h, w)`."""
+        h, w = cleaned.shape[3] // GRID, cleaned.shape[4] // GRID
+        by_block = [f[..., ::GRID, ::GRID] / GRID for f in flow]  # followed block by block, in blocks
+        displacement = self.follow(*by_block) * GRID  # (B, T, K-1, 2, h, w)
+        every = SEARCH_GRID // GRID
+        start = displacement[..., ::every, ::every]
+        matches = self.search(cleaned, cleaned, start)
+        correction = (
+            matches.offsets[:, 0, ..., 1:, :].movedim((4, 5), (2, 3)) - start
+        )  # (B, T, K-1, 2, h', w')
+        offsets = displacement + repeated(correction, every)[..., :h, :w]
+        frames = repeated(matches.frames[:, 0, ..., 1:].movedim(-1, 2), every)[..., :h, :w]
+        distance = -matches.scores[:, 0, ..., 1:].movedim(-1, 2) / (cleaned.shape[2] * self.patch**2)
+        near = repeated(distance.clamp(0, 1e4), every)[..., :h, :w]  # an invalid match is infinitely far
+        return offsets.movedim((2, 3), (4, 5)), frames.movedim(2, -1), near
+
+    @staticmethod
+    def _differences(
+        noisy: Tensor, cleaned: Tensor, offsets: Tensor, frames: Tensor, variance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """How far the aligned frames differ, at half resolution: the misfit of the cleaned ones, and by how much the
+        noisy ones differ more than their noise explains, both in units of the noise variance, `(B, T, K-1, h, w)`."""
+        small = F.avg_pool2d(torch.cat([noisy, cleaned], 2).flatten(0, 1), GRID)
+        small = small.unflatten(0, noisy.shape[:2])  # (B, T, 6, h, w)
+        ones = torch.ones_like(frames, dtype=torch.float32)
+        moved = offsets / GRID
+        there = ops.gather_stack(small, ones[:, None], moved[:, None], frames[:, None])[:, 0]
+        squares = (there.transpose(1, 2) - small[:, :, None]).square()  # (B, T, K-1, 6, h, w)
+        fraction = moved - moved.floor()
+        kept = ((1 - fraction).square() + fraction.square()).prod(-1).movedim(-1, 2)
+        pixels = GRID**2  # the noise of their mean has this part of the variance
+        strange = squares[:, :, :, :3].mean(3) * pixels / variance - (1 + kept)
+        wide = squares[:, :, :, 3:].mean(3) / variance
+        wide, strange = (average(x, SUPPORT) for x in (wide.clamp(max=1e4), strange.clamp(max=10)))
+        return wide, strange.clamp(-1, 4)
 
 
 def alone(noisy: Tensor, cleaned: Tensor, level: Tensor) -> Merged:
@@ -184,6 +219,23 @@ def alone(noisy: Tensor, cleaned: Tensor, level: Tensor) -> Merged:
     return Merged(noisy, cleaned, level, evidence, one, offsets, frames)
 
 
+def repeated(x: Tensor, times: int) -> Tensor:
+    """`(..., h, w)` with each value `times` times along both axes."""
+    return x.repeat_interleave(times, -1).repeat_interleave(times, -2)
+
+
 def full(x: Tensor) -> Tensor:
-    """`(B, T, C, h, w)` on the grid to full resolution, each value for its 2x2 block."""
-    return x.repeat_interleave(GRID, -1).repeat_interleave(GRID, -2)
+    """`(..., h, w)` by block to full resolution."""
+    return repeated(x, GRID)
+
+
+def full_offsets(offsets: Tensor) -> Tensor:
+    """`(B, T, h, w, K, 2)` by block to `(B, T, H, W, K, 2)`."""
+    return offsets.repeat_interleave(GRID, 2).repeat_interleave(GRID, 3)
+
+
+def average(x: Tensor, side: int) -> Tensor:
+    """`(B, T, K, h, w)`, each value replaced by the mean over the square of `side` around it, inside the frame."""
+    return F.avg_pool2d(x.flatten(0, 1), side, 1, side // 2, count_include_pad=False).unflatten(
+        0, x.shape[:2]
+    )

@@ -62,7 +62,7 @@ class TwoPassSettings:
     temporal_window: int = 2
     window: int = 3
     key_stride: float = 1.0
-    patch: int = 5
+    patch: int = 7
     correction: int = 8
 
     def __post_init__(self) -> None:

@@ -1,0 +1,71 @@
+"""``stan models``: the trained weights that come with the package, and what they are worth."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "list the trained weights that come with the package: size, training, PSNR, speed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--json", action="store_true", help="all that is known of them, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from stan.models.shipped import shipped
+
+    found = shipped()
+    if args.json:
+        print(
+            json.dumps(
+                {weights.name: {**weights.facts, "path": str(weights.path)} for weights in found}, indent=2
+            )
+        )
+        return 0
+    console = Console()
+    if not found:
+        console.print("no trained weights come with this installation")
+        return 0
+    levels = [
+        level for level in ("10", "30", "50") if all(level in weights.facts["psnr"] for weights in found)
+    ]
+    table = Table(box=None, pad_edge=False)
+    for heading in (
+        "name",
+        "parameters",
+        "file",
+        "noise",
+        *(f"PSNR at {level}" for level in levels),
+        "speed",
+    ):
+        table.add_column(heading, justify="left" if heading in ("name", "noise", "speed") else "right")
+    for weights in found:
+        facts = weights.facts
+        low, high = facts["trained"]["sigma"]
+        speed = facts["speed"][0] if facts["speed"] else None
+        table.add_row(
+            weights.name,
+            f"{facts['parameters']:,}",
+            f"{weights.megabytes:.1f} MB",
+            f"sigma {low:g} to {high:g}",
+            *(f"{facts['psnr'][level]:.2f} dB" for level in levels),
+            f"{speed['frames_per_second']:.2g} frames/s, {speed['size']}, {speed['device']}" if speed else "",
+        )
+    console.print(table)
+    for weights in found:
+        console.print(
+            f"\n{weights.name}: {weights.facts['summary']}\n  {weights.path}", highlight=False, soft_wrap=True
+        )
+    protocols = sorted({weights.facts["protocol"] for weights in found})
+    console.print(
+        f"\nPSNR: {'; '.join(protocols)}. Use one by its name: stan denoise IN OUT --checkpoint {found[0].name}",
+        highlight=False,
+    )
+    return 0
