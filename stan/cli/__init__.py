@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.version:
-        from stan import __version__
+        from stan.version import __version__
 
         print(__version__)
         return 0

@@ -14,7 +14,7 @@ from scipy import stats
 from stan.data.noise import NumpyRandom, TorchRandom, build, entropy, names
 from stan.errors import ConfigError
 
-KINDS = ["gaussian", "gaussian_clipped", "gaussian_rounded", "poisson", "poisson_gaussian", "correlated"]
+KINDS = ["gaussian", "gaussian_clipped", "gaussian_rounded", "correlated", "poisson_gaussian", "poisson"]
 SHAPE = (4, 3, 80, 80)
 COUNT = 4 * 3 * 80 * 80
 SOURCES = {"numpy": lambda *key: NumpyRandom(*key), "torch": lambda *key: TorchRandom("cpu", *key)}
