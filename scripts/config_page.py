@@ -36,8 +36,8 @@ Numbers in lists are written `[10,30]`, and one item stands for a list of one; a
 
 **A name brings its settings.** `model.name`, `noise.kind` and `loss.name` name a [component](#components), whose own
 settings stand in the section's `settings`, those of the network's parts in `flow_settings`, `attention_settings` and
-`aggregation_settings` inside them. Say only what departs: `model.name=stan_small model.settings.window=7`. `stan config`
-shows the whole. Whoever names another component than a file underneath leaves the settings behind that were written for
+`aggregation_settings` inside them. Say only what departs: `model.name=stan_small model.settings.window=7`. `stan
+config` shows the whole. Whoever names another component than a file underneath leaves the settings behind that were written for
 that one (a line says so).
 
 **References and the environment.** `${data.root}` in a YAML file or a word stands for the value of another key,
@@ -75,7 +75,9 @@ def key_lines() -> list[str]:
     lines = ["\n## Top level\n\n| key | default | value | meaning |\n|---|---|---|---|"]
     for key, setting in documented_keys():
         if is_dataclass(setting.type):
-            lines.append(f"\n## `{key}`: {setting.help}\n\n| key | default | value | meaning |\n|---|---|---|---|")
+            lines.append(
+                f"\n## `{key}`: {setting.help}\n\n| key | default | value | meaning |\n|---|---|---|---|"
+            )
         else:
             lines.append(row(key, setting))
     return lines
@@ -87,7 +89,7 @@ def component_lines() -> list[str]:
     for table, place in TABLES:
         entries = getattr(registry, table)
         lines.append(f"\n### {entries.kind}: {place}\n")
-        lines += [f"- `{name}`: {getattr(entries[name], 'purpose', entries.component(name).summary)}" for name in entries]
+        lines += [f"- `{name}`: {entries.component(name).summary}" for name in entries]
         declared: dict[int, tuple[list[str], Mapping[str, Setting]]] = {}
         for name in entries:
             declares = entries.component(name).declares
@@ -96,7 +98,9 @@ def component_lines() -> list[str]:
         for names, settings in declared.values():
             lines.append(f"\nSettings of {', '.join(f'`{name}`' for name in names)}")
             if len(names) > 1:
-                own = [(name, key, s.default) for name in names[1:] for key, s in entries.settings(name).items()]
+                own = [
+                    (name, key, s.default) for name in names[1:] for key, s in entries.settings(name).items()
+                ]
                 for name in names[1:]:
                     changed = [
                         f"`{key}={value_text(value)}`"

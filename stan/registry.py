@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -49,17 +50,13 @@ class Component(Generic[T]):
         factory: the class or function, or the record itself of a table of records.
         declares: the function or class whose keyword-only arguments are the settings.
         preset: defaults in place of the declared ones.
+        summary: what it is, in a few words.
     """
 
     factory: Callable[..., T] | T
     declares: Callable[..., Any] | None
     preset: Mapping[str, Any]
-
-    @property
-    def summary(self) -> str:
-        """The first sentence of its docstring."""
-        text = inspect.cleandoc(getattr(self.factory, "__doc__", None) or "").partition("\n\n")[0]
-        return " ".join(text.split()).partition(". ")[0].rstrip(".")
+    summary: str
 
 
 class Registry(Mapping[str, Any], Generic[T]):
@@ -98,14 +95,16 @@ class Registry(Mapping[str, Any], Generic[T]):
         def enter(factory: F) -> F:
             for label in self.labels if inspect.isclass(factory) else ():
                 setattr(factory, label, name)
-            self._enter(name, Component(factory, declares or factory, preset or {}))
+            self._enter(
+                name, Component(factory, declares or factory, preset or {}, _first_sentence(factory.__doc__))
+            )
             return factory
 
         return enter
 
-    def add(self, name: str, record: T) -> None:
-        """Enter a record, which has no settings, under `name`."""
-        self._enter(name, Component(record, None, {}))
+    def add(self, name: str, record: T, summary: str) -> None:
+        """Enter a record, which has no settings, under `name`; `summary` says what it is."""
+        self._enter(name, Component(record, None, {}, summary))
 
     def component(self, name: str) -> Component[T]:
         """The entry `name`.
@@ -167,7 +166,7 @@ class Registry(Mapping[str, Any], Generic[T]):
         Raises:
             ConfigError: see `complete`.
         """
-        bound: Any = functools.partial(self[name], **self.complete(name, settings))
+        bound: Any = functools.partial(self.component(name).factory, **self.complete(name, settings))
         return bound
 
     def names(self) -> list[str]:
@@ -201,6 +200,11 @@ class Registry(Mapping[str, Any], Generic[T]):
         if self.home not in sys.modules:
             importlib.import_module(self.home)
         return self._components
+
+
+def _first_sentence(text: str | None) -> str:
+    paragraph = " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].split())
+    return re.split(r"(?<! al)\. ", paragraph)[0].rstrip(".")
 
 
 networks: Registry[VideoDenoiser] = Registry("model", "stan.models")

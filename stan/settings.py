@@ -154,7 +154,7 @@ def complete(
     Raises:
         ConfigError: an unknown setting, a value that does not fit, or one that is missing.
     """
-    known, preset = settings_of(declaration), preset or {}
+    known, preset, before = settings_of(declaration), preset or {}, prefix or f"{owner}: "
     for name, value in given.items():
         if name not in known:
             raise ConfigError(
@@ -164,18 +164,16 @@ def complete(
     for name, setting in known.items():
         value = given[name] if name in given else preset.get(name, setting.default)
         if value is REQUIRED:
-            raise ConfigError(
-                f"{owner} needs a setting {prefix}{name}, {words(setting.type)}: {setting.help}"
-            )
-        values[name] = setting.checked(value, f"{prefix}{name}")
+            raise ConfigError(f"{owner} needs a setting {name}, {words(setting.type)}: {setting.help}")
+        values[name] = setting.checked(value, f"{before}{name}")
     for name, setting in known.items():
         registry, own = registry_of(setting.type), companion(name)
         if registry is None or own not in known:
             continue
         if values[name] in registry:
-            values[own] = registry.complete(values[name], values[own], prefix=f"{prefix}{own}.")
+            values[own] = registry.complete(values[name], values[own], prefix=f"{before}{own}.")
         elif values[own]:
-            raise ConfigError(f"{prefix}{own}={short(values[own])}: {name}={values[name]!r} has no settings")
+            raise ConfigError(f"{before}{own}={short(values[own])}: {name}={values[name]!r} has no settings")
     return values
 
 
@@ -278,12 +276,25 @@ def _fitted(value: Any, hint: Any) -> Any:
         return dict(value)
     if hint is Any:
         return value
+    if hint is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)  # a folder called 2024
+    if isinstance(value, str) and hint in (bool, int, float):
+        value = _read(value)  # a number from the environment
     whole = isinstance(value, int) and not isinstance(value, bool)
     if hint is float and (whole or isinstance(value, float)) and abs(value) <= sys.float_info.max:  # no NaN
         return float(value)
-    if hint in (bool, int, str, type(None)) and isinstance(value, hint) and (hint is not int or whole):
+    if hint in (bool, int, type(None)) and isinstance(value, hint) and (hint is not int or whole):
         return value
     raise _Misfit
+
+
+def _read(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else float(text)
+    except ValueError:
+        return text
 
 
 def _is_union(hint: Any) -> bool:

@@ -108,7 +108,7 @@ for _protocol in (
     Protocol("set8", "the eight Set8 sequences at 960x540, every frame", "set8", None, None),
     Protocol("quick", "first 10 frames of any data, for a look; not for tables", None, "val", 10),
 ):
-    PROTOCOLS.add(_protocol.name, _protocol)
+    PROTOCOLS.add(_protocol.name, _protocol, _protocol.purpose)
 
 
 def get(name: str) -> Protocol:

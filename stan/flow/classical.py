@@ -50,7 +50,7 @@ class PairwiseFlow(OffsetSource):
 
     Args:
         blur: standard deviation of a Gaussian blur before the estimation, in pixels; 0 is none.
-        threads: worker threads; None takes ``torch.get_num_threads()``.
+        threads: worker threads; null takes as many as torch uses.
         settings: further settings of the subclass.
     """
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from torch import nn
 
+import stan.config
 import stan.models
 
 
@@ -46,13 +46,8 @@ def test_small_networks(name: str, most: int) -> None:
 
 
 @pytest.mark.parametrize("name", stan.models.names())
-def test_model_configuration_states_the_networks_own_defaults(name: str) -> None:
+def test_model_configuration_comes_to_the_networks_own_defaults(name: str) -> None:
     path = Path(__file__).parents[2] / "configs" / "model" / f"{name}.yaml"
-    stated = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(stated, dict)
-    model = stated["model"]
-    assert model["name"] == name
-    told = {"flow": model["flow"], "blind": model["blind"], **model["settings"]}
-    assert told == stan.models.build(name).settings
-    keys = [line for line in path.read_text().splitlines() if line.startswith("    ")]
-    assert all("  # " in line for line in keys)
+    model = stan.config.load(path).model
+    assert model.name == name
+    assert model.given == stan.models.build(name).settings
