@@ -17,9 +17,9 @@ import time
 import torch
 
 from stan import config as configuration
+from stan import losses
 from stan.data import noise
 from stan.ops import backend
-from stan.training import losses
 from stan.training.fit import build_network
 
 
@@ -30,7 +30,7 @@ class Step:
         self.network = build_network(config).to(device).train()
         self.noise = noise.build(config.noise.kind, **config.noise.settings)
         self.sigmas = noise.parse_sigma(config.noise.sigma)
-        self.loss = losses.build(config.loss.name, config.loss.epsilon)
+        self.loss = losses.build(config.loss.name, **config.loss.given)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.optimizer.lr)
         self.random = noise.TorchRandom(device, config.seed, "benchmark")
         data = config.data

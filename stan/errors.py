@@ -29,8 +29,14 @@ class VideoError(StanError):
     """A video file or folder of frames that cannot be read or written."""
 
 
+def short(value: object) -> str:
+    """A value as a message shows it: its `repr`, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:60] + "..." + text[-17:]
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the known name that is close, else all known names."""
     known = list(known)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:80], known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"

@@ -21,7 +21,18 @@ from stan.errors import StanError
 # two busy neighbours on 2 cores a training step took ten times as long. Must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-COMMANDS = ("denoise", "models", "prepare", "train", "finetune", "evaluate", "config", "doctor", "demo", "bench")
+COMMANDS = (
+    "denoise",
+    "models",
+    "prepare",
+    "train",
+    "finetune",
+    "evaluate",
+    "config",
+    "doctor",
+    "demo",
+    "bench",
+)
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -51,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.version:
-        from stan import __version__
+        from stan.version import __version__
 
         print(__version__)
         return 0

@@ -5,16 +5,8 @@ words of the command line over it, checks every key, type and combination, and g
 problem is one :class:`~stan.errors.ConfigError` line: key, value and the nearest valid name.
 """
 
-from stan.config.loading import (
-    build,
-    builtin_configs,
-    check,
-    documented_keys,
-    from_dict,
-    load,
-    to_dict,
-    to_yaml,
-)
+from stan.config.loading import build, builtin_configs, from_dict, load, to_dict
+from stan.config.printing import documented_keys, to_yaml
 from stan.config.schema import (
     Config,
     DataConfig,
@@ -43,7 +35,6 @@ __all__ = [
     "ValidationConfig",
     "build",
     "builtin_configs",
-    "check",
     "documented_keys",
     "from_dict",
     "load",

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from stan.config.schema import Config
-from stan.errors import ConfigError, nearest
+from stan.config.schema import Config, LossConfig, ModelConfig, NoiseConfig
+from stan.data.noise.sigma import parse_sigma
+from stan.errors import CheckpointError, ConfigError, nearest, short
+from stan.imports import import_modules
+from stan.registry import Registry, losses, networks, noises
+from stan.settings import Setting, companion, settings_of
 
 INCLUDE = "include"
+
+Tree = dict[str, Any]
+Layer = tuple[Tree, str]
+"""Keys and values, and where they come from."""
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -28,30 +37,39 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: naming the key, its value and the way out.
     """
-    tree = _read(Path(path), ())
-    return build([(tree, str(path)), (_parse_overrides(overrides), "command line")])
-
-
-def build(trees: Sequence[tuple[DictConfig, str]]) -> Config:
-    """Merge trees (each with the name of where it came from) over the defaults and check the result."""
-    merged = OmegaConf.structured(Config)
-    for tree, origin in trees:
-        _check_keys(OmegaConf.to_container(tree), Config, "", origin)
-        try:
-            merged = OmegaConf.merge(merged, tree)
-        except OmegaConfBaseException as error:
-            key = getattr(error, "full_key", None) or "?"
-            value = OmegaConf.select(tree, key) if key != "?" else None
-            wanted = _type_name(key)
-            raise ConfigError(f"{origin}: {key}={value!r} should be {wanted}") from None
     try:
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"{getattr(error, 'full_key', None) or '?'}: {str(error).splitlines()[0]}"
-        ) from None
-    assert isinstance(config, Config)
-    check(config)
+        return build([(_read(Path(path), ()), str(path)), (_parse_overrides(overrides), "command line")])
+    except RecursionError:
+        raise ConfigError(f"{path} or the command line is nested too deeply") from None
+
+
+def build(layers: Sequence[Layer], *, resolve: bool = True) -> Config:
+    """Lay trees over each other, fill in defaults and presets, and check the result.
+
+    Naming another component (network, noise kind, loss, ...) than a layer below leaves the settings behind that were
+    written for that one.
+
+    Args:
+        layers: from the lowest up.
+        resolve: replace ``${...}`` by what it names; else such text stays as it is.
+
+    Raises:
+        ConfigError: see `load`.
+    """
+    merged: Tree = {}
+    for tree, origin in layers:
+        _lay(merged, copy.deepcopy(tree), origin)
+    if resolve:
+        try:
+            merged = _plain(OmegaConf.create(merged), resolve=True)
+        except RecursionError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{layers[0][1]}: {_line(error)}") from None
+    _import(merged, layers[0][1])
+    config: Config = _record(Config, merged, "", layers)
+    _fill_in(config)
+    _check_combinations(config)
     return config
 
 
@@ -62,44 +80,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def from_dict(data: dict[str, Any], origin: str) -> Config:
     """The configuration that :func:`to_dict` gave; ``origin`` names it in errors."""
-    return build([(OmegaConf.create(data), origin)])
-
-
-def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML, every key with its meaning as a comment."""
-    return "\n".join(_yaml_lines(config, 0)) + "\n"
-
-
-def documented_keys(schema: type = Config, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Every key as ``(path, help text, default)``, sections first with default None."""
-    for field in dataclasses.fields(schema):
-        nested = _nested(field)
-        yield f"{prefix}{field.name}", field.metadata["help"], None if nested else _default(field)
-        if nested:
-            yield from documented_keys(nested, f"{prefix}{field.name}.")
-
-
-def _read(path: Path, chain: tuple[Path, ...]) -> DictConfig:
-    """One file merged over the files it includes."""
-    resolved = path.resolve()
-    if resolved in chain:
-        raise ConfigError(f"{path} includes itself by way of {chain[-1]}: remove one of the include lines")
-    if not path.is_file():
-        raise ConfigError(
-            f"no configuration file {path}; those of this project are under {builtin_configs()}"
-        )
-    try:
-        tree = OmegaConf.load(path)
-    except Exception as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, DictConfig):
-        raise ConfigError(f"{path} should hold `key: value` lines, not {type(tree).__name__}")
-    includes = tree.pop(INCLUDE, None) or []
-    names = [includes] if isinstance(includes, str) else list(includes)
-    included = [_read(path.parent / str(name), (*chain, resolved)) for name in names]
-    merged = OmegaConf.merge(OmegaConf.create(), *included, tree)
-    assert isinstance(merged, DictConfig)
-    return merged
+    return build([(data, origin)], resolve=False)
 
 
 def builtin_configs() -> Path:
@@ -109,13 +90,44 @@ def builtin_configs() -> Path:
     return beside if (beside / "train").is_dir() else package / "configs"
 
 
-def _parse_overrides(words: Sequence[str]) -> DictConfig:
+def _read(path: Path, chain: tuple[Path, ...]) -> Tree:
+    """One file laid over the files it includes."""
+    try:
+        resolved = path.resolve()
+        found = path.is_file()
+    except OSError as error:
+        raise ConfigError(f"configuration file {short(str(path))}: {error.strerror}") from None
+    if resolved in chain:
+        raise ConfigError(f"{path} includes itself by way of {chain[-1]}: remove one of the include lines")
+    if not found:
+        raise ConfigError(
+            f"no configuration file {path}; those of this project are under {builtin_configs()}"
+        )
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:
+        raise ConfigError(f"{path} is not valid YAML: {_line(error)}") from None
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path} should hold `key: value` lines, not {type(loaded).__name__}")
+    tree = _plain(loaded)
+    includes = tree.pop(INCLUDE, None) or []
+    names = includes if isinstance(includes, list) else [includes]
+    merged: Tree = {}
+    for name in names:
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: {INCLUDE}={short(includes)} should be a file, or a list of files")
+        _lay(merged, _read(path.parent / name, (*chain, resolved)), name)
+    _lay(merged, tree, str(path))
+    return merged
+
+
+def _parse_overrides(given: Sequence[str]) -> Tree:
     tree = OmegaConf.create()
-    for word in words:
+    for word in given:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ConfigError(
-                f"{word!r} on the command line should be key=value, such as trainer.max_steps=300"
+                f"{short(word)} on the command line should be key=value, such as trainer.max_steps=300"
             )
         try:
             value = (
@@ -128,48 +140,144 @@ def _parse_overrides(words: Sequence[str]) -> DictConfig:
                 if "alias" in str(error) or "anchor" in str(error)
                 else ""
             )
-            raise ConfigError(
-                f"{word!r} on the command line: {' '.join(str(error).split())}{quoting}"
-            ) from None
-    return tree
+            raise ConfigError(f"{short(word)} on the command line: {_line(error)}{quoting}") from None
+    return _plain(tree)
 
 
-_CHOICES = {
-    "logger": ("csv", "tensorboard", "wandb", "none"),
-    "data.kind": ("davis", "set8", "folder", "video"),
-    "loss.name": ("charbonnier", "rmse", "l1", "l2", "psnr"),
-    "optimizer.schedule": ("cosine", "constant"),
-    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-}
-_AT_LEAST: dict[str, float] = {
-    "data.crop": 8, "data.frames": 1, "data.batch_size": 1, "data.workers": 0, "data.downscale": 1,
-    "loss.epsilon": 0, "optimizer.lr": 0, "optimizer.final_lr": 0, "optimizer.warmup_steps": 0,
-    "optimizer.weight_decay": 0, "ema.decay": 0, "trainer.max_steps": 1, "trainer.nodes": 1,
-    "trainer.accumulate": 1, "trainer.log_every": 1, "trainer.checkpoint_every": 1, "validation.every": 0,
-    "validation.frames": 0, "validation.crop": 0, "validation.sequences": 0, "evaluation.border": 0,
-    "seed": 0,
-}  # fmt: skip
+def _plain(tree: Any, resolve: bool = False) -> Tree:
+    plain: Any = OmegaConf.to_container(tree, resolve=resolve)
+    return plain
 
 
-def check(config: Config) -> None:
-    """Raise ConfigError for values out of range and combinations that cannot work."""
-    values = OmegaConf.create(to_dict(config))
-    for key, choices in _CHOICES.items():
-        value = OmegaConf.select(values, key)
-        if value not in choices:
-            raise ConfigError(f"{key}={value!r} is not known; {nearest(value, choices)}")
-    for key, least in _AT_LEAST.items():
-        value = OmegaConf.select(values, key)
-        if not value >= least:  # a NaN fails too
-            raise ConfigError(f"{key}={value} should be at least {least:g}")
-    if config.ema.decay >= 1:
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:300] + "..."
+
+
+def _lay(lower: Tree, upper: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    """Lay a tree over another one in place; a component named anew leaves the settings of the earlier one behind."""
+    for key, value in upper.items():
+        before = lower.get(key)
+        if (
+            not (isinstance(value, str) and isinstance(before, str))
+            or value == before
+            or "${" in value + before
+        ):
+            continue
+        inner = lower.get("settings")
+        for place in (lower, inner if isinstance(inner, dict) else {}):
+            if left := place.pop(companion(str(key)), None):
+                said = f"{prefix}{key}={short(value)} leaves the settings of {short(before)} behind"
+                print(f"stan: {origin}: {said}: {', '.join(map(str, left))}"[:400], file=sys.stderr)
+    for key, value in upper.items():
+        before = lower.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            _lay(before, value, origin, f"{prefix}{key}.")
+        else:
+            lower[key] = value
+
+
+def _import(tree: Tree, origin: str) -> None:
+    """Import the modules that the configuration and its checkpoints name; `imports` becomes the list of them."""
+    named = tree.get("imports")
+    own = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    own = [name for name in own if isinstance(name, str)]
+    if missing := import_modules(own, origin):
+        raise ConfigError(missing[0])
+    checkpoints = tree.get("checkpoint")
+    for path in checkpoints if isinstance(checkpoints, list) else [checkpoints]:
+        for name in _imports_of(path):
+            if missing := import_modules([name], f"checkpoint {path}"):  # what is evaluated may not need it
+                print(f"stan: {missing[0]}; going on without it", file=sys.stderr)
+            else:
+                own.append(name)
+    if own:
+        tree["imports"] = list(dict.fromkeys(own))
+
+
+def _imports_of(path: Any) -> list[str]:
+    """What a checkpoint's training imported; nothing of what is no checkpoint, which is told when it is loaded."""
+    from stan.models.checkpoint import imports_of, read
+
+    if not isinstance(path, str) or not path.endswith((".ckpt", ".safetensors")):
+        return []
+    try:
+        return imports_of(read(Path(path).expanduser())[1])
+    except (CheckpointError, OSError):
+        return []
+
+
+def _record(schema: type, tree: Any, prefix: str, layers: Sequence[Layer]) -> Any:
+    """A section of the configuration from plain data, every key and value checked by itself."""
+    known = settings_of(schema)
+    if not isinstance(tree, dict):
         raise ConfigError(
-            f"ema.decay={config.ema.decay} should be below 1 (0.999 is usual; 0 turns the average off)"
+            f"{_origin(prefix[:-1], layers)}: {prefix[:-1]}={short(tree)} should be a section with keys "
+            f"{', '.join(known)}"
         )
-    if len(config.optimizer.betas) != 2:
-        raise ConfigError(
-            f"optimizer.betas={config.optimizer.betas} should be two numbers, such as [0.9, 0.999]"
-        )
+    for key, value in tree.items():
+        if key not in known:
+            hint = nearest(key, known) if prefix else _nearest_anywhere(str(key), known)
+            path = f"{prefix}{key}"
+            shown = path if len(path) <= 80 else short(path)
+            raise ConfigError(f"{_origin(path, layers)}: unknown key {shown}={short(value)}; {hint}")
+    values = {}
+    for name, setting in known.items():
+        path = f"{prefix}{name}"
+        if dataclasses.is_dataclass(setting.type):
+            values[name] = _record(setting.type, tree.get(name, {}), f"{path}.", layers)
+        else:
+            try:
+                values[name] = setting.checked(tree.get(name, setting.default), path)
+            except ConfigError as error:
+                raise ConfigError(f"{_origin(path, layers)}: {error}") from None
+    return schema(**values)
+
+
+def _origin(path: str, layers: Sequence[Layer]) -> str:
+    """Where a key was set last."""
+    for tree, origin in reversed(layers):
+        node: Any = tree
+        for part in path.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if node is not None:
+            return origin
+    return layers[0][1]
+
+
+def _nearest_anywhere(name: str, top: Mapping[str, Setting]) -> str:
+    """A hint that also finds keys in sections, so that ``lr`` points to ``optimizer.lr``."""
+    inside = [
+        f"{section}.{name}"
+        for section, setting in top.items()
+        if dataclasses.is_dataclass(setting.type) and name in settings_of(setting.type)
+    ]
+    return f"did you mean {inside[0]!r}?" if inside else nearest(name, top)
+
+
+def _fill_in(config: Config) -> None:
+    """Make the settings of the named components whole: what is set over what the name brings."""
+    if "epsilon" not in losses.settings(config.loss.name):
+        config.loss.epsilon = None  # configurations of before have it for every loss
+    _complete(config.model, networks, config.model.name, "model.settings.")
+    _complete(config.noise, noises, config.noise.kind, "noise.settings.")
+    _complete(config.loss, losses, config.loss.name, "loss.settings.")
+
+
+def _complete(
+    section: ModelConfig | NoiseConfig | LossConfig, registry: Registry[Any], name: str, prefix: str
+) -> None:
+    whole = registry.complete(name, section.given, prefix)
+    for key in section.common:
+        setattr(section, key, whole.pop(key, None))
+    section.settings = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()
+    }
+
+
+def _check_combinations(config: Config) -> None:
+    """Raise ConfigError for values that cannot go together, and for those with a notation of their own."""
+    parse_sigma(config.noise.sigma)
     if config.optimizer.warmup_steps >= config.trainer.max_steps:
         raise ConfigError(
             f"optimizer.warmup_steps={config.optimizer.warmup_steps} should be below "
@@ -179,89 +287,3 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"optimizer.final_lr={config.optimizer.final_lr} is above optimizer.lr={config.optimizer.lr}"
         )
-    for sigma in [*config.evaluation.sigmas, *(config.validation.sigmas or [])]:
-        if not 0 <= sigma <= 255:
-            raise ConfigError(f"sigma {sigma:g} should be between 0 and 255 (8-bit units)")
-    if config.evaluation.max_frames is not None and config.evaluation.max_frames < 1:
-        raise ConfigError(
-            f"evaluation.max_frames={config.evaluation.max_frames} should be at least 1, or null"
-        )
-
-
-def _check_keys(tree: Any, schema: type, prefix: str, origin: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(schema)}
-    for key, value in tree.items():
-        if key not in fields:
-            hint = nearest(key, fields) if prefix else _nearest_anywhere(str(key), list(fields))
-            raise ConfigError(f"{origin}: unknown key {prefix}{key}={_short(value)}; {hint}")
-        nested = _nested(fields[key])
-        if nested:
-            if not isinstance(value, dict):
-                names = ", ".join(field.name for field in dataclasses.fields(nested))
-                raise ConfigError(
-                    f"{origin}: {prefix}{key}={_short(value)} should be a section with keys {names}"
-                )
-            _check_keys(value, nested, f"{prefix}{key}.", origin)
-
-
-def _nearest_anywhere(name: str, top: list[str]) -> str:
-    """A hint that also finds keys in sections, so that ``lr`` points to ``optimizer.lr``."""
-    inside = [path for path, _, _ in documented_keys() if path.rpartition(".")[2] == name]
-    return f"did you mean {inside[0]!r}?" if inside else nearest(name, top)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _nested(field: dataclasses.Field[Any]) -> type | None:
-    factory = field.default_factory
-    return factory if isinstance(factory, type) and dataclasses.is_dataclass(factory) else None
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _type_name(key: str) -> str:
-    """The type of a key in words, from the schema's annotation."""
-    schema: type = Config
-    *parents, leaf = key.partition("[")[0].split(".")
-    for parent in parents:
-        nested = {field.name: _nested(field) for field in dataclasses.fields(schema)}.get(parent)
-        if nested is None:
-            return "of another type"
-        schema = nested
-    annotation = {field.name: str(field.type) for field in dataclasses.fields(schema)}.get(
-        leaf, "of another type"
-    )
-    words = {
-        "int": "a whole number",
-        "float": "a number",
-        "str": "text",
-        "bool": "true or false",
-        "None": "null",
-    }
-    words |= {
-        "list[float]": "a list of numbers",
-        "list[str]": "a list of text",
-        "dict[str, Any]": "a section",
-    }
-    return " or ".join(words.get(part.strip(), part.strip()) for part in annotation.split("|"))
-
-
-def _yaml_lines(node: Any, indent: int) -> Iterator[str]:
-    pad = "  " * indent
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            yield f"\n{pad}{field.name}:  # {field.metadata['help']}"
-            yield from _yaml_lines(value, indent + 1)
-        else:
-            text = OmegaConf.to_yaml(OmegaConf.create([value]), resolve=True).strip().removeprefix("- ")
-            if isinstance(value, (list, dict)):
-                text = str(OmegaConf.create(value)) if value else ("[]" if isinstance(value, list) else "{}")
-            yield f"{pad}{field.name}: {text}  # {field.metadata['help']}"

@@ -1,13 +1,21 @@
-"""The schema: typed dataclasses whose fields carry their own help text.
+"""The schema: typed dataclasses whose fields declare type, bounds, choices, default and help (`stan.settings`).
 
-The help text of each field is the only place where a key is described; ``stan config`` and
-``docs/configuration.md`` print it.
+That is the only place where a key is described; checks, messages, ``stan config`` and ``docs/configuration.md`` are
+made from it. A section that names a component (`stan.registry`) holds that component's own settings in ``settings``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from stan.registry import layouts, losses, networks, noises, protocols, sources
+from stan.settings import at_least, below, between, length
+
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
+Rate = Annotated[float, at_least(0)]
+Sigma = Annotated[float, between(0, 255)]
 
 
 def option(default: Any, text: str) -> Any:
@@ -23,45 +31,60 @@ def section(kind: type, text: str) -> Any:
     return dataclasses.field(default_factory=kind, metadata={"help": text})
 
 
+class Chosen:
+    """A section that names a component and holds what is set of its settings."""
+
+    common: ClassVar[tuple[str, ...]] = ()  # settings with a key of their own in the section; None: not set
+    settings: dict[str, Any]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that are set, for `Registry.build`."""
+        given = {key: getattr(self, key) for key in self.common if getattr(self, key) is not None}
+        return given | self.settings
+
+
 @dataclasses.dataclass
-class ModelConfig:
+class ModelConfig(Chosen):
     """Which network, and how it is aligned."""
 
-    name: str = option("stan_tiny", "network: stan (paper, 12 M parameters), stan_small, stan_tiny")
-    flow: str = option("dis", "offset source that centres the search: zero, dis, farneback, tvl1")
-    blind: bool = option(
-        False, "true: the noise level is not told to the network; false: it gets a noise map"
+    common = ("flow", "blind")
+    name: Annotated[str, networks] = option("stan_tiny", "network, whose name brings its settings")
+    flow: Annotated[str, sources] | None = option(
+        None, "offset source that centres the search; null: the network's own"
     )
-    settings: dict[str, Any] = option({}, "other settings of the network by name, see docs/models.md")
+    blind: bool | None = option(
+        None,
+        "true: the noise level is not told to the network; false: it gets a noise map; null: the network's own",
+    )
+    settings: dict[str, Any] = option({}, "what departs from the network's own settings")
 
 
 @dataclasses.dataclass
 class DataConfig:
     """Where the clean video comes from and how training samples are cut from it."""
 
-    kind: str = option(
-        "davis",
-        "layout of the data: davis, set8, folder (of frames, of such folders, or of video files), video",
-    )
+    kind: Annotated[str, layouts] = option("davis", "layout of the data")
     root: str = option("data/DAVIS", "folder of the data set; relative paths start where the command runs")
     split: str | None = option(
-        "train", "split list to train on (davis): train, val, trainval, or any list in ImageSets/2017"
+        "train",
+        "split list to train on (davis): any list in ImageSets/2017, or trainval for train and val together",
     )
     validation_split: str | None = option("val", "split list to validate on (davis)")
     validation_root: str | None = option(
         None, "folder to validate on, for data without split lists; null: the same root"
     )
-    parts: list[Any] = option(
+    parts: list[dict[str, Any]] = option(
         [],
         "mixture to train on: {share: 0.5, downscale: 2, still: true} and the like, each changing kind, root, split or "
         "downscale; still: one frame under a slow camera; empty: the whole split as it is",
     )
-    crop: int = option(64, "side of a square training crop, pixels")
-    frames: int = option(5, "frames in a training clip")
-    batch_size: int = option(4, "training clips in a batch, on each device")
-    workers: int = option(2, "loader processes on each device; the batches do not depend on it")
+    crop: Annotated[int, at_least(8)] = option(64, "side of a square training crop, pixels")
+    frames: Count = option(5, "frames in a training clip")
+    batch_size: Count = option(4, "training clips in a batch, on each device")
+    workers: Natural = option(2, "loader processes on each device; the batches do not depend on it")
     augment: bool = option(True, "random flips, quarter turns and time reversal")
-    downscale: int = option(
+    downscale: Count = option(
         1, "shrink frames by this whole factor first (area average); 2 hides JPEG artefacts"
     )
     cache: str | None = option(
@@ -70,25 +93,28 @@ class DataConfig:
 
 
 @dataclasses.dataclass
-class NoiseConfig:
+class NoiseConfig(Chosen):
     """The noise that is added to clean video."""
 
-    kind: str = option(
-        "gaussian", "gaussian, gaussian_clipped, gaussian_rounded, poisson, poisson_gaussian, correlated"
-    )
+    kind: Annotated[str, noises] = option("gaussian", "kind of noise")
     sigma: Any = option(
         30, "standard deviation in 8-bit units: a number, a list [10, 30] or a range 0..50, drawn per clip"
     )
-    settings: dict[str, Any] = option({}, "other settings of the noise kind by name, see docs/data.md")
+    settings: dict[str, Any] = option({}, "what departs from the noise kind's own settings")
 
 
 @dataclasses.dataclass
-class LossConfig:
+class LossConfig(Chosen):
     """What training minimises."""
 
-    name: str = option("charbonnier", "charbonnier, rmse (paper), l1, l2 or psnr")
-    epsilon: float = option(1e-3, "smoothing of charbonnier and rmse near zero, in units of [0, 1] video")
-    early: float = option(
+    common = ("epsilon",)
+    name: Annotated[str, losses] = option("charbonnier", "loss; the paper's is rmse")
+    epsilon: Rate | None = option(
+        None,
+        "its setting epsilon, where it has one: smoothing near zero, in units of [0, 1] video; null: its own",
+    )
+    settings: dict[str, Any] = option({}, "what departs from the loss's own settings")
+    early: Annotated[float, at_least(0)] = option(
         0.3, "weight of the same loss on the results of earlier passes, where a network has any"
     )
 
@@ -97,35 +123,39 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW with a warm-up and a schedule."""
 
-    lr: float = option(1e-4, "peak learning rate")
-    final_lr: float = option(0.0, "learning rate at the last step of the cosine schedule")
-    schedule: str = option("cosine", "cosine or constant, after the warm-up")
-    warmup_steps: int = option(0, "steps over which the learning rate rises linearly from zero")
-    weight_decay: float = option(0.0, "decoupled weight decay")
-    betas: list[float] = option([0.9, 0.999], "decay of the running first and second moments")
-    clip_norm: float | None = option(1.0, "gradients are scaled down to this norm; null: never")
+    lr: Rate = option(1e-4, "peak learning rate")
+    final_lr: Rate = option(0.0, "learning rate at the last step of the cosine schedule")
+    schedule: Literal["cosine", "constant"] = option("cosine", "learning rate after the warm-up")
+    warmup_steps: Natural = option(0, "steps over which the learning rate rises linearly from zero")
+    weight_decay: Rate = option(0.0, "decoupled weight decay")
+    betas: Annotated[list[Annotated[float, below(0, 1)]], length(2)] = option(
+        [0.9, 0.999], "decay of the running first and second moments"
+    )
+    clip_norm: Rate | None = option(1.0, "gradients are scaled down to this norm; null or 0: never")
 
 
 @dataclasses.dataclass
 class EmaConfig:
     """Exponential moving average of the weights: what is validated, saved and used afterwards."""
 
-    decay: float = option(0.999, "weight of the past at each step, reached after a warm-up; 0: no average")
+    decay: Annotated[float, below(0, 1)] = option(
+        0.999, "weight of the past at each step, reached after a warm-up; 0: no average"
+    )
 
 
 @dataclasses.dataclass
 class TrainerConfig:
     """How long and on what to train (PyTorch Lightning's Trainer)."""
 
-    max_steps: int = option(1000, "optimiser steps")
-    accelerator: str = option("auto", "auto, cpu, gpu")
-    devices: Any = option("auto", "number of devices, a list of their indices, or auto")
-    nodes: int = option(1, "machines")
+    max_steps: Count = option(1000, "optimiser steps")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = option("auto", "kind of device")
+    devices: int | str | list[int] = option("auto", "number of devices, a list of their indices, or auto")
+    nodes: Count = option(1, "machines")
     strategy: str = option("auto", "auto, ddp, ...")
     precision: str = option("32-true", "32-true, bf16-mixed, 16-mixed")
-    accumulate: int = option(1, "batches whose gradients are summed into one optimiser step")
-    log_every: int = option(10, "steps between lines in the log")
-    checkpoint_every: int = option(
+    accumulate: Count = option(1, "batches whose gradients are averaged into one optimiser step")
+    log_every: Count = option(10, "steps between lines in the log")
+    checkpoint_every: Count = option(
         500, "steps between writes of last.ckpt; it is also written when training stops for any reason"
     )
     deterministic: bool = option(
@@ -137,11 +167,11 @@ class TrainerConfig:
 class ValidationConfig:
     """Validation during training, on fixed noise."""
 
-    every: int = option(500, "steps between validations; 0: never")
-    sigmas: list[float] | None = option(None, "noise levels, 8-bit units; null: the middle of noise.sigma")
-    frames: int = option(8, "first frames of each sequence that are used; 0: all")
-    crop: int = option(192, "side of the central square that is used, pixels; 0: the whole frame")
-    sequences: int = option(0, "sequences that are used; 0: all of the split")
+    every: Natural = option(500, "steps between validations; 0: never")
+    sigmas: list[Sigma] | None = option(None, "noise levels, 8-bit units; null: the middle of noise.sigma")
+    frames: Natural = option(8, "first frames of each sequence that are used; 0: all")
+    crop: Natural = option(192, "side of the central square that is used, pixels; 0: the whole frame")
+    sequences: Natural = option(0, "sequences that are used; 0: all of the split")
 
 
 @dataclasses.dataclass
@@ -160,15 +190,15 @@ class FinetuneConfig:
 class EvaluationConfig:
     """Which protocol a checkpoint is evaluated with."""
 
-    protocol: str = option("quick", "davis-full, davis-85, set8 or quick, see docs/evaluation.md")
-    sigmas: list[float] = option([10, 20, 30, 40, 50], "noise levels, 8-bit units")
-    max_frames: int | None = option(
+    protocol: Annotated[str, protocols] = option("quick", "what is measured how, see docs/evaluation.md")
+    sigmas: list[Sigma] = option([10, 20, 30, 40, 50], "noise levels, 8-bit units")
+    max_frames: Count | None = option(
         None, "at most this many frames of each sequence; null: as the protocol says"
     )
     split: str | None = option(None, "split list, or all for every sequence; null: as the protocol says")
     sequences: list[str] = option([], "only these sequences, by name; empty: all of the split")
     seed: int | None = option(None, "seed of the noise; null: the protocol's own, as tables need")
-    border: int = option(0, "pixels left out of the measures at each side")
+    border: Natural = option(0, "pixels left out of the measures at each side")
     scenes: bool = option(False, "look for scene cuts, which no chunk of frames then crosses")
     tiles: dict[str, Any] = option(
         {},
@@ -181,13 +211,20 @@ class EvaluationConfig:
 class Config:
     """Everything a run is made of. One schema serves train, finetune and evaluate."""
 
-    seed: int = option(0, "seed of weights, crops, noise and validation noise")
+    seed: Natural = option(0, "seed of weights, crops, noise and validation noise")
     output: str = option("runs/stan", "folder that receives checkpoints, logs, pictures and tables")
-    checkpoint: Any = option(None, "checkpoint to evaluate or fine-tune, or a list of them to compare")
+    imports: list[str] = option(
+        [], "modules of your own with networks, losses and so on, from the working folder or the environment"
+    )
+    checkpoint: str | list[str] | None = option(
+        None, "checkpoint to evaluate or fine-tune, or a list of them to compare"
+    )
     resume: str = option(
         "auto", "auto: go on from output/last.ckpt if there is one; never; or a checkpoint file"
     )
-    logger: str = option("csv", "csv, tensorboard, wandb (offline unless logged in) or none")
+    logger: Literal["csv", "tensorboard", "wandb", "none"] = option(
+        "csv", "where the training log goes; wandb is offline unless logged in"
+    )
     model: ModelConfig = section(ModelConfig, "network")
     data: DataConfig = section(DataConfig, "clean video")
     noise: NoiseConfig = section(NoiseConfig, "noise")

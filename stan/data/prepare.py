@@ -16,7 +16,15 @@ from stan.data.clips import Clip, FrameClip
 from stan.data.download import download
 from stan.data.frames import is_image, read_frame
 from stan.data.progress import frame_progress
-from stan.data.sources import SET8, VIDEO_SUFFIXES, open_clips, read_list, set8_name
+from stan.data.sources import (
+    DAVIS_FRAMES,
+    DAVIS_LISTS,
+    SET8,
+    VIDEO_SUFFIXES,
+    open_clips,
+    read_list,
+    set8_name,
+)
 from stan.data.unpack import unpack
 from stan.errors import ConfigError, DataError, StanError
 
@@ -25,7 +33,7 @@ DAVIS_ARCHIVES = {
     "trainval": "DAVIS-2017-trainval-480p.zip",
     "test-dev": "DAVIS-2017-test-dev-480p.zip",
 }
-_DAVIS_LISTS = {"trainval": ["train", "val"], "test-dev": ["test-dev"]}
+_LISTS_OF = {"trainval": ["train", "val"], "test-dev": ["test-dev"]}
 # Sequences and frames of the official lists; other lists of the same name are somebody's own.
 _DAVIS_COUNTS = {"train": (60, 4209), "val": (30, 1999), "test-dev": (30, 2086)}
 
@@ -142,15 +150,17 @@ def davis_urls(root: Path, subset: str = "all", mirror: str | None = None) -> li
 
 
 def _is_here(root: Path, subset: str) -> bool:
-    lists = [root / f"ImageSets/2017/{name}.txt" for name in _DAVIS_LISTS[subset]]
-    frames = root / "JPEGImages/480p"
-    return all(path.is_file() and all((frames / name).is_dir() for name in read_list(path)) for path in lists)
+    lists = [root / DAVIS_LISTS / f"{name}.txt" for name in _LISTS_OF[subset]]
+    return all(
+        path.is_file() and all((root / DAVIS_FRAMES / name).is_dir() for name in read_list(path))
+        for path in lists
+    )
 
 
 def _check_lists(prepared: Prepared, clips: Sequence[Clip]) -> None:
     """Hold the split lists against the sequences; a list of which nothing is there is no error."""
     lengths = {clip.name: len(clip) for clip in clips}
-    for path in sorted((prepared.root / "ImageSets/2017").glob("*.txt")):
+    for path in sorted((prepared.root / DAVIS_LISTS).glob("*.txt")):
         names = read_list(path)
         missing = [name for name in names if name not in lengths]
         if len(missing) == len(names):
@@ -252,8 +262,8 @@ def _wanted(kind: str, path: PurePosixPath) -> bool:
     parts = path.parts
     image = is_image(Path(path.name))
     if kind == "davis":
-        listed = path.suffix == ".txt" and parts[-3:-1] == ("ImageSets", "2017")
-        return listed or (image and parts[-4:-2] == ("JPEGImages", "480p"))
+        listed = path.suffix == ".txt" and parts[-3:-1] == DAVIS_LISTS.parts
+        return listed or (image and parts[-4:-2] == DAVIS_FRAMES.parts)
     if kind == "set8":
         return image and len(parts) >= 2 and set8_name(parts[-2]) is not None
     return image or path.suffix.lower() in VIDEO_SUFFIXES
@@ -261,7 +271,7 @@ def _wanted(kind: str, path: PurePosixPath) -> bool:
 
 def _expected(kind: str) -> str:
     return {
-        "davis": "DAVIS at 480p (JPEGImages/480p/<sequence>/<00000>.jpg)",
+        "davis": f"DAVIS at 480p ({DAVIS_FRAMES}/<sequence>/<00000>.jpg)",
         "set8": f"Set8 (a folder of PNG frames for each of {', '.join(SET8)})",
         "folder": "frames or video files",
     }[kind]
@@ -303,10 +313,10 @@ def _units(kind: str, base: Path) -> Iterator[tuple[Path, Path]]:
             name = set8_name(folder.name)
             if name is not None and any(is_image(path) for path in folder.iterdir()):
                 yield folder, Path(name)
-        elif folder.parts[-2:] == ("JPEGImages", "480p"):
-            yield from ((s, Path("JPEGImages/480p", s.name)) for s in _visible(folder) if s.is_dir())
-        elif folder.parts[-2:] == ("ImageSets", "2017"):
-            yield from ((f, Path("ImageSets/2017", f.name)) for f in _visible(folder) if f.suffix == ".txt")
+        elif folder.parts[-2:] == DAVIS_FRAMES.parts:
+            yield from ((s, DAVIS_FRAMES / s.name) for s in _visible(folder) if s.is_dir())
+        elif folder.parts[-2:] == DAVIS_LISTS.parts:
+            yield from ((f, DAVIS_LISTS / f.name) for f in _visible(folder) if f.suffix == ".txt")
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 from stan.data.clips import Clip, FrameClip
 from stan.data.frames import is_image, natural_key
-from stan.errors import ConfigError, DataError, nearest
+from stan.errors import DataError
+from stan.registry import layouts
 
 SET8 = (
     "tractor",
@@ -23,20 +25,21 @@ SET8 = (
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".y4m", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"}
 )
-_DAVIS_FRAMES = Path("JPEGImages/480p")
-_DAVIS_LISTS = Path("ImageSets/2017")
-_DAVIS_LAYOUT = "JPEGImages/480p/<sequence>/<00000>.jpg and ImageSets/2017/<split>.txt"
+DAVIS_FRAMES = Path("JPEGImages/480p")
+"""Where a DAVIS folder keeps its frames, `<sequence>/<00000>.jpg`, whatever their true height."""
+DAVIS_LISTS = Path("ImageSets/2017")
+"""Where a DAVIS folder keeps its split lists, `<split>.txt`."""
+_DAVIS_LAYOUT = f"{DAVIS_FRAMES}/<sequence>/<00000>.jpg and {DAVIS_LISTS}/<split>.txt"
+
+Opener: TypeAlias = Callable[[Path, "str | None"], "list[Clip]"]
+"""Opens the sequences of a data set that exists, in one layout: root and split to clips."""
 
 
 def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Clip]:
     """Open the sequences of a data set. Nothing is decoded yet.
 
     Args:
-        kind: the layout:
-            `davis`: JPEGImages/480p/<sequence>/<00000>.jpg and ImageSets/2017/<split>.txt under `root`;
-            `set8`: a folder of PNG frames for each of the eight sequences;
-            `folder`: a folder of frames, or of such folders and video files;
-            `video`: a video file, or a folder of them.
+        kind: the layout, a name of `stan.registry.layouts`.
         root: the data set's folder (for `video` also a file).
         split: the sequences to open, in the order of the list. `davis`: the name of a list in
             ImageSets/2017 (`train`, `val`, `test-dev`, or any file that lies there); `trainval` stands for
@@ -51,27 +54,22 @@ def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Cl
         DataError: a root that is missing, empty or laid out differently, or sequences that are missing. Says
             what was found, what was expected, and the nearest place that fits.
     """
-    openers: dict[str, Callable[[Path, str | None], list[Clip]]] = {
-        "davis": _open_davis,
-        "set8": _open_set8,
-        "folder": _open_folder,
-        "video": _open_video,
-    }
-    if kind not in openers:
-        raise ConfigError(f"data kind {kind!r} is not known; {nearest(kind, openers)}")
+    opener = layouts.component(kind).factory
     root = Path(root).expanduser()
     if not root.exists():
         raise DataError(f"data root {root} does not exist{_nearest(root)}")
     if not root.is_dir() and kind != "video":
         raise DataError(f"data root {root} is a file: {kind!r} needs a folder")
     try:
-        return openers[kind](root, split)
+        return opener(root, split)
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be read: permission denied") from None
 
 
+@layouts.register("davis")
 def _open_davis(root: Path, split: str | None) -> list[Clip]:
-    frames = root / _DAVIS_FRAMES
+    """JPEGImages/480p/<sequence>/<00000>.jpg, and ImageSets/2017/<split>.txt."""
+    frames = root / DAVIS_FRAMES
     if not frames.is_dir():
         raise DataError(_wrong_davis_layout(root))
     found = {folder.name: folder for folder in _folders(frames)}
@@ -96,14 +94,14 @@ def _davis_clip(folder: Path, root: Path) -> Clip:
 
 
 def _davis_split(root: Path, split: str) -> list[str]:
-    lists = root / _DAVIS_LISTS
+    lists = root / DAVIS_LISTS
     if (path := _list_path(split, lists)) is not None:
         return read_list(path)
-    if split == "trainval":
-        parts = [name for name in ("train", "val") if (lists / f"{name}.txt").is_file()]
-        if len(parts) == 2:
-            return list(dict.fromkeys(n for part in parts for n in read_list(lists / f"{part}.txt")))
-    raise DataError(_no_split(split, lists, extra=["trainval"]))
+    parts = [lists / "train.txt", lists / "val.txt"]
+    both = all(part.is_file() for part in parts)
+    if split == "trainval" and both:
+        return list(dict.fromkeys(name for part in parts for name in read_list(part)))
+    raise DataError(_no_split(split, lists, extra=["trainval"] if both else []))
 
 
 def _wrong_davis_layout(root: Path) -> str:
@@ -111,11 +109,11 @@ def _wrong_davis_layout(root: Path) -> str:
     if not any(root.iterdir()):
         return f"data root {root} is empty: {_DAVIS_LAYOUT} expected (stan prepare davis --root {root})"
     for parent in list(root.resolve().parents)[:4]:
-        if (parent / _DAVIS_FRAMES).is_dir():
+        if (parent / DAVIS_FRAMES).is_dir():
             return f"data root {root} is inside a DAVIS folder: use its top, {parent}"
     for child in _folders(root):
         for place in (child, *_folders(child)):
-            if (place / _DAVIS_FRAMES).is_dir():
+            if (place / DAVIS_FRAMES).is_dir():
                 return f"data root {root} is above the DAVIS folder: use {place}"
     if (root / "JPEGImages").is_dir():
         other = ", ".join(folder.name for folder in _folders(root / "JPEGImages")) or "nothing"
@@ -123,7 +121,9 @@ def _wrong_davis_layout(root: Path) -> str:
     return f"data root {root} is not laid out as DAVIS ({_DAVIS_LAYOUT}): {_found_in(root)}"
 
 
+@layouts.register("set8")
 def _open_set8(root: Path, split: str | None) -> list[Clip]:
+    """A folder of PNG frames for each of the eight sequences."""
     found: dict[str, Path] = {}
     for folder in _folders(root):
         name = set8_name(folder.name)
@@ -148,7 +148,9 @@ def set8_name(folder: str) -> str | None:
     return next((name for name in SET8 if plain == name or plain.startswith(f"{name}_")), None)
 
 
+@layouts.register("folder")
 def _open_folder(root: Path, split: str | None) -> list[Clip]:
+    """A folder of frames, or of such folders and video files."""
     own = _images(root)
     folders = [folder for folder in _folders(root) if _images(folder)]
     videos = _videos(root)
@@ -172,7 +174,7 @@ def _open_folder(root: Path, split: str | None) -> list[Clip]:
     if not found:
         deeper = next((f for folder in _folders(root) for f in _folders(folder) if _images(f)), None)
         hint = f", but {deeper.parent} holds such folders" if deeper else ""
-        if (root / _DAVIS_FRAMES).is_dir():
+        if (root / DAVIS_FRAMES).is_dir():
             hint = ", but is laid out as DAVIS: use kind 'davis'"
         raise DataError(
             f"data root {root} has neither frames, folders of frames nor videos{hint}: {_found_in(root)}"
@@ -185,7 +187,9 @@ def _open_folder(root: Path, split: str | None) -> list[Clip]:
     ]
 
 
+@layouts.register("video")
 def _open_video(root: Path, split: str | None) -> list[Clip]:
+    """A video file, or a folder of them."""
     if root.is_file():
         return [_video_clip(root, root.parent)]
     found = {path.stem: path for path in _videos(root)}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stan.errors import CheckpointError, ConfigError
 from stan.ops.backend import in_use
+from stan.registry import baselines as BASELINES
 
 if TYPE_CHECKING:
     from stan.inference import TilePlan
@@ -31,7 +32,7 @@ PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.f
 
 
 class Method(ABC):
-    """Something that turns a noisy video into a clean one.
+    """Something that turns a noisy video into a clean one. Baselines are registered in `stan.registry.baselines`.
 
     Attributes:
         name: label in tables, unique in an evaluation.
@@ -40,7 +41,7 @@ class Method(ABC):
     """
 
     name: str
-    kind: Literal["network", "baseline"]
+    kind: Literal["network", "baseline"] = "baseline"
     word: str
 
     @abstractmethod
@@ -66,11 +67,9 @@ class Method(ABC):
         """
 
 
+@BASELINES.register("noisy")
 class Noisy(Method):
     """The noisy video as it is: what every method has to beat."""
-
-    kind = "baseline"
-    name = word = "noisy"
 
     def describe(self) -> dict[str, Any]:
         """Nothing can be set."""
@@ -82,6 +81,7 @@ class Noisy(Method):
         return noisy
 
 
+@BASELINES.register("nlmeans")
 class NLMeans(Method):
     """Non-local means over three frames (Buades, Coll & Morel 2005; OpenCV's
     fastNlMeansDenoisingColoredMulti).
@@ -92,8 +92,6 @@ class NLMeans(Method):
     sigma 10, 30, 50. At the clip's ends the missing frame is replaced by its mirror image.
     """
 
-    kind = "baseline"
-    name = word = "nlmeans"
     strength = 0.65
     patch = 5
     search = 15
@@ -136,11 +134,9 @@ class NLMeans(Method):
         return np.ascontiguousarray(levels[..., ::-1])
 
 
+@BASELINES.register("bm3d")
 class BM3D(Method):
     """Colour BM3D of each frame by itself (Dabov et al. 2007; the authors' `bm3d` package)."""
-
-    kind = "baseline"
-    name = word = "bm3d"
 
     def __init__(self) -> None:
         try:
@@ -260,9 +256,6 @@ class Network(Method):
         )
 
 
-BASELINES: dict[str, type[Noisy | NLMeans | BM3D]] = {cls.word: cls for cls in (Noisy, NLMeans, BM3D)}
-
-
 def open_methods(words: Any, **network: Any) -> list[Method]:
     """The methods that `checkpoint` names, in its order.
 
@@ -294,7 +287,7 @@ def open_methods(words: Any, **network: Any) -> list[Method]:
     methods: list[Method] = []
     for word in listed:
         if word in BASELINES:
-            methods.append(BASELINES[word]())
+            methods.append(BASELINES.build(word))
         else:
             path = Path(word).expanduser()
             methods.append(Network(path, labels[str(path)], **network))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stan.data.noise import Noise, NumpyRandom
-from stan.errors import ConfigError, nearest
+from stan.registry import protocols as PROTOCOLS
 
 SEED = 2309
 """Seed of the noise of all protocols here: with one seed for all, the noise of ``quick`` is the beginning of
@@ -96,21 +96,19 @@ class Protocol:
         return found
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("davis-full", "every frame of DAVIS-2017 test-dev at 480p", "davis", "test-dev", None),
-        Protocol(
-            "davis-85",
-            "DAVIS-2017 test-dev at 480p, first 85 frames, as most papers do",
-            "davis",
-            "test-dev",
-            85,
-        ),
-        Protocol("set8", "the eight Set8 sequences at 960x540, every frame", "set8", None, None),
-        Protocol("quick", "first 10 frames of any data, for a look; not for tables", None, "val", 10),
-    )
-}
+for _protocol in (
+    Protocol("davis-full", "every frame of DAVIS-2017 test-dev at 480p", "davis", "test-dev", None),
+    Protocol(
+        "davis-85",
+        "DAVIS-2017 test-dev at 480p, first 85 frames, as most papers do",
+        "davis",
+        "test-dev",
+        85,
+    ),
+    Protocol("set8", "the eight Set8 sequences at 960x540, every frame", "set8", None, None),
+    Protocol("quick", "first 10 frames of any data, for a look; not for tables", None, "val", 10),
+):
+    PROTOCOLS.add(_protocol.name, _protocol, _protocol.purpose)
 
 
 def get(name: str) -> Protocol:
@@ -119,9 +117,9 @@ def get(name: str) -> Protocol:
     Raises:
         ConfigError: an unknown name.
     """
-    if name not in PROTOCOLS:
-        raise ConfigError(f"evaluation.protocol={name!r} is not known; {nearest(name, PROTOCOLS)}")
-    return PROTOCOLS[name]
+    PROTOCOLS.component(name)
+    protocol: Protocol = PROTOCOLS[name]
+    return protocol
 
 
 def add_noise(clean: Tensor, noise: Noise, sigma: float, *, sequence: str, seed: int = SEED) -> Tensor:

@@ -10,11 +10,7 @@ from typing import Any
 from stan.flow.base import FlowPair, OffsetSource
 from stan.flow.cache import CachedFlow, CacheSize
 from stan.flow.classical import DISFlow, FarnebackFlow, PairwiseFlow, TVL1Flow, ZeroFlow
-from stan.flow.registry import Registry
-
-sources: Registry[OffsetSource] = Registry("offset source")
-for _source in (ZeroFlow, DISFlow, FarnebackFlow, TVL1Flow):
-    sources.register(_source.name)(_source)
+from stan.registry import sources
 
 
 def build(name: str, **settings: Any) -> OffsetSource:

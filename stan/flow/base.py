@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from stan.errors import DataError
+from stan.settings import complete
 
 
 class FlowPair(NamedTuple):
@@ -23,20 +24,21 @@ class FlowPair(NamedTuple):
 class OffsetSource(nn.Module):
     """Base of the offset sources: ``source(video) -> FlowPair``.
 
-    A subclass sets `name`, hands its settings (plain values that rebuild it) to this constructor and
-    implements `estimate`. Sources with parameters that learn through the search's flow gradient return a
-    differentiable result and set `trainable`; all others return plain data.
+    A subclass is registered in `stan.registry.sources`, hands its settings (plain values that rebuild it) to this
+    constructor, which checks them as the subclass declares them, and implements `estimate`. Sources with
+    parameters that learn through the search's flow gradient return a differentiable result and set `trainable`;
+    all others return plain data.
 
     Args:
         settings: the keyword arguments that rebuild this source, ``build(source.name, **source.settings)``.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = "own"
     trainable: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.settings: dict[str, Any] = settings
+        self.settings: dict[str, Any] = complete(type(self), settings, f"offset source {self.name!r}")
 
     @property
     def version(self) -> str:

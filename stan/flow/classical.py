@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import ClassVar, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -14,17 +14,22 @@ import torch.nn.functional as F
 from skimage.registration import optical_flow_tvl1
 from torch import Tensor
 
-from stan.errors import ConfigError
 from stan.flow.base import FlowPair, OffsetSource
+from stan.registry import sources
+from stan.settings import above, at_least, below
 
 Image: TypeAlias = np.ndarray
 """A grey frame, `(H, W)` uint8."""
 
+Blur = Annotated[float, below(0, 100)]
+Threads = Annotated[int, at_least(1)] | None
+Count = Annotated[int, at_least(1)]
+Positive = Annotated[float, above(0)]
 
+
+@sources.register("zero")
 class ZeroFlow(OffsetSource):
     """No displacement: the search is centred on the query's own position (a plain non-local search)."""
-
-    name = "zero"
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,17 +50,13 @@ class PairwiseFlow(OffsetSource):
 
     Args:
         blur: standard deviation of a Gaussian blur before the estimation, in pixels; 0 is none.
-        threads: worker threads; None takes ``torch.get_num_threads()``.
+        threads: worker threads; null takes as many as torch uses.
         settings: further settings of the subclass.
     """
 
     smallest: ClassVar[int] = 16
 
-    def __init__(self, *, blur: float, threads: int | None, **settings: object) -> None:
-        if not 0 <= blur < 100:
-            raise ConfigError(f"flow blur={blur} must lie in [0, 100) pixels")
-        if threads is not None and threads < 1:
-            raise ConfigError(f"flow threads={threads} must be at least 1, or null for all")
+    def __init__(self, *, blur: Blur, threads: Threads, **settings: object) -> None:
         super().__init__(blur=blur, threads=threads, **settings)
         self.blur = blur
         self.threads = threads
@@ -104,25 +105,27 @@ class PairwiseFlow(OffsetSource):
         return FlowPair(pair[0], pair[1])  # each (B, T, 2, H, W)
 
 
+@sources.register("dis")
 class DISFlow(PairwiseFlow):
     """Dense inverse search (Kroeger et al., ECCV 2016) of OpenCV: fast, the default for estimated flow.
 
     Args:
-        preset: "ultrafast", "fast" or "medium": OpenCV's presets, by rising cost.
-        blur: see `PairwiseFlow`.
-        threads: see `PairwiseFlow`.
+        preset: OpenCV's presets, by rising cost.
     """
 
-    name = "dis"
     presets: ClassVar[dict[str, int]] = {
         "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
         "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
         "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
     }
 
-    def __init__(self, *, preset: str = "medium", blur: float = 0.7, threads: int | None = None) -> None:
-        if preset not in self.presets:
-            raise ConfigError(f"dis preset={preset!r} must be one of {', '.join(self.presets)}")
+    def __init__(
+        self,
+        *,
+        preset: Literal["ultrafast", "fast", "medium"] = "medium",
+        blur: Blur = 0.7,
+        threads: Threads = None,
+    ) -> None:
         super().__init__(preset=preset, blur=blur, threads=threads)
         self.preset = preset
 
@@ -144,6 +147,7 @@ class DISFlow(PairwiseFlow):
         return estimator.calc(first, second, None)  # type: ignore[call-overload]
 
 
+@sources.register("farneback")
 class FarnebackFlow(PairwiseFlow):
     """Polynomial expansion (Farnebäck, SCIA 2003) of OpenCV.
 
@@ -152,29 +156,19 @@ class FarnebackFlow(PairwiseFlow):
         window: side of the averaging window in pixels; larger is more robust to noise and blurs motion
             borders.
         iterations: iterations a level.
-        neighbourhood: side of the polynomial's neighbourhood in pixels, 5 or 7.
-        blur: see `PairwiseFlow`.
-        threads: see `PairwiseFlow`.
+        neighbourhood: side of the polynomial's neighbourhood in pixels.
     """
-
-    name = "farneback"
 
     def __init__(
         self,
         *,
-        levels: int = 5,
-        window: int = 15,
-        iterations: int = 3,
-        neighbourhood: int = 7,
-        blur: float = 0.0,
-        threads: int | None = None,
+        levels: Count = 5,
+        window: Count = 15,
+        iterations: Count = 3,
+        neighbourhood: Literal[5, 7] = 7,
+        blur: Blur = 0.0,
+        threads: Threads = None,
     ) -> None:
-        if neighbourhood not in (5, 7):
-            raise ConfigError(f"farneback neighbourhood={neighbourhood} must be 5 or 7")
-        if min(levels, window, iterations) < 1:
-            raise ConfigError(
-                f"farneback levels={levels}, window={window} and iterations={iterations} must be at least 1"
-            )
         super().__init__(
             levels=levels,
             window=window,
@@ -206,6 +200,7 @@ class FarnebackFlow(PairwiseFlow):
         )
 
 
+@sources.register("tvl1")
 class TVL1Flow(PairwiseFlow):
     """TV-L1 (Zach et al., DAGM 2007) of scikit-image: the paper's choice; accurate and slow.
 
@@ -215,28 +210,19 @@ class TVL1Flow(PairwiseFlow):
         warps: warps a pyramid level.
         iterations: fixed-point iterations a warp.
         tolerance: stop when the squared change of the flow falls below this.
-        blur: see `PairwiseFlow`.
-        threads: see `PairwiseFlow`.
     """
-
-    name = "tvl1"
 
     def __init__(
         self,
         *,
-        attachment: float = 15.0,
-        tightness: float = 0.3,
-        warps: int = 5,
-        iterations: int = 10,
-        tolerance: float = 1e-4,
-        blur: float = 0.0,
-        threads: int | None = None,
+        attachment: Positive = 15.0,
+        tightness: Positive = 0.3,
+        warps: Count = 5,
+        iterations: Count = 10,
+        tolerance: Positive = 1e-4,
+        blur: Blur = 0.0,
+        threads: Threads = None,
     ) -> None:
-        if min(attachment, tightness, tolerance) <= 0 or min(warps, iterations) < 1:
-            raise ConfigError(
-                f"tvl1 attachment={attachment}, tightness={tightness}, tolerance={tolerance} must be above 0 "
-                f"and warps={warps}, iterations={iterations} at least 1"
-            )
         super().__init__(
             attachment=attachment,
             tightness=tightness,

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from stan import ops
-from stan.errors import ConfigError
 from stan.models.blocks import FoldedConv3d
+from stan.registry import aggregations
 
 
+@dataclass(frozen=True)
+class Values:
+    """What an aggregation is given to work with.
+
+    Attributes:
+        heads: HD.
+        value_channels: C, channels of the value a head.
+        channels: channels of the output.
+        matches: K.
+        kernel: P, side of a kernel over neighbouring queries, odd; for those that have one.
+    """
+
+    heads: int
+    value_channels: int
+    channels: int
+    matches: int
+    kernel: int
+
+
+@aggregations.register("stack")
 class StackAggregation(nn.Module):
     """The paper's learned aggregation: the K weighted, displaced value videos side by side, then a grouped
     convolution over (K, P, P), one group a head.
 
     Args:
-        heads: HD.
-        value_channels: C, channels of the value a head.
-        channels: channels of the output, a multiple of `heads`.
-        matches: K, exactly.
-        kernel: P, odd.
+        values: sizes; the output channels are a multiple of the heads, and K is exact.
     """
 
-    def __init__(self, heads: int, value_channels: int, channels: int, matches: int, kernel: int) -> None:
+    def __init__(self, values: Values) -> None:
         super().__init__()
+        v = values
         self.conv = FoldedConv3d(
-            heads * value_channels,
-            channels,
-            (matches, kernel, kernel),
-            padding=(0, kernel // 2, kernel // 2),
-            groups=heads,
+            v.heads * v.value_channels,
+            v.channels,
+            (v.matches, v.kernel, v.kernel),
+            padding=(0, v.kernel // 2, v.kernel // 2),
+            groups=v.heads,
         )
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
@@ -38,30 +57,18 @@ class StackAggregation(nn.Module):
         return self.conv(stack.flatten(2, 4).flatten(0, 1))
 
 
+@aggregations.register("sum")
 class SumAggregation(nn.Module):
     """The plain weighted sum over the matches, then a 1x1 convolution: leaner, nothing of size K*C is stored.
 
     Args:
-        heads: HD.
-        value_channels: C, channels of the value a head.
-        channels: channels of the output.
+        values: sizes.
     """
 
-    def __init__(self, heads: int, value_channels: int, channels: int) -> None:
+    def __init__(self, values: Values) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(heads * value_channels, channels, 1)
+        self.conv = nn.Conv2d(values.heads * values.value_channels, values.channels, 1)
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """`value` (B, T, HD*C, H, W), the others as from `stan.ops`, to `(B*T, channels, H, W)`."""
         return self.conv(ops.gather(value, weights, offsets, frames).flatten(0, 1))
-
-
-def aggregation(
-    name: str, *, heads: int, value_channels: int, channels: int, matches: int, kernel: int
-) -> nn.Module:
-    """The aggregation called `name`: "stack" or "sum" (which has no use for `matches` and `kernel`)."""
-    if name == "stack":
-        return StackAggregation(heads, value_channels, channels, matches, kernel)
-    if name == "sum":
-        return SumAggregation(heads, value_channels, channels)
-    raise ConfigError(f"aggregation={name!r} must be 'stack' or 'sum'")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from stan import ops
-from stan.flow.registry import Registry
-from stan.models.aggregation import aggregation
 from stan.models.base import AttentionMap
+from stan.registry import alignments
 
 
-class Alignment(nn.Module):
-    """Decides where the queries of an attention block look. Only this differs between the attention variants.
+@dataclass(frozen=True)
+class Search:
+    """What a network asks of an attention variant.
 
-    A stage of attention blocks calls it once a block. The first call gets no `earlier` matches; its result is
-    handed, detached, to the later ones.
-
-    Args:
+    Attributes:
         heads: HD.
         key_channels: channels of query and key a head.
         window: ws, side of the search window.
@@ -31,31 +29,33 @@ class Alignment(nn.Module):
         causal: no frame looks ahead.
     """
 
+    heads: int
+    key_channels: int
+    window: int
+    temporal_window: int
+    search_matches: int
+    refine_window: int
+    patch: int
+    select: Literal["all", "each"]
+    causal: bool
+
+
+class Alignment(nn.Module):
+    """Decides where the queries of an attention block look. Only this differs between the attention variants.
+
+    A stage of attention blocks calls it once a block. The first call gets no `earlier` matches; its result is
+    handed, detached, to the later ones. A variant is registered in `stan.registry.alignments`; its keyword-only
+    arguments are settings of its own, `attention_settings` of the network.
+
+    Args:
+        search: what the network asks for.
+    """
+
     uses_flow = True
 
-    def __init__(
-        self,
-        *,
-        heads: int,
-        key_channels: int,
-        window: int,
-        temporal_window: int,
-        search_matches: int,
-        refine_window: int,
-        patch: int,
-        select: Literal["all", "each"],
-        causal: bool,
-    ) -> None:
+    def __init__(self, search: Search) -> None:
         super().__init__()
-        self.heads = heads
-        self.key_channels = key_channels
-        self.window = window
-        self.temporal_window = temporal_window
-        self.search_matches = search_matches
-        self.refine_window = refine_window
-        self.patch = patch
-        self.select = select
-        self.causal = causal
+        self.search = search
 
     def forward(
         self, query: Tensor, key: Tensor, flow: Tensor | None, earlier: ops.Matches | None
@@ -72,9 +72,6 @@ class Alignment(nn.Module):
         raise TypeError(f"{type(self).__name__} is an Alignment without a forward() method")
 
 
-alignments: Registry[Alignment] = Registry("attention variant")
-
-
 @alignments.register("shifted")
 class Shifted(Alignment):
     """Search around where the flow points; later blocks refine what the first one found."""
@@ -83,27 +80,28 @@ class Shifted(Alignment):
         self, query: Tensor, key: Tensor, flow: Tensor | None, earlier: ops.Matches | None
     ) -> ops.Matches:
         """See `Alignment.forward`."""
+        s = self.search
         if earlier is not None:
             return ops.refine(
                 query,
                 key,
                 earlier.offsets,
                 earlier.frames,
-                window=self.refine_window,
-                heads=self.heads,
-                patch=self.patch,
+                window=s.refine_window,
+                heads=s.heads,
+                patch=s.patch,
             )
         return ops.shifted_nls(
             query,
             key,
             flow,
-            window=self.window,
-            temporal_window=self.temporal_window,
-            topk=self.search_matches,
-            heads=self.heads,
-            patch=self.patch,
-            select=self.select,
-            causal=self.causal,
+            window=s.window,
+            temporal_window=s.temporal_window,
+            topk=s.search_matches,
+            heads=s.heads,
+            patch=s.patch,
+            select=s.select,
+            causal=s.causal,
         )
 
 
@@ -132,8 +130,7 @@ class SpaceTimeAttention(nn.Module):
         matches: K, the best matches that are used, at most what the alignment returns.
         scale: factor on the scores in the softmax.
         learn_scale: make the scale a parameter for each head (kept as a logarithm).
-        aggregate: "stack" or "sum", see `stan.models.aggregation`.
-        kernel: P of the "stack" aggregation.
+        aggregate: how the values at the matches become the output, see `stan.models.aggregation`.
     """
 
     def __init__(
@@ -147,8 +144,7 @@ class SpaceTimeAttention(nn.Module):
         matches: int,
         scale: float,
         learn_scale: bool,
-        aggregate: str,
-        kernel: int,
+        aggregate: nn.Module,
     ) -> None:
         super().__init__()
         self.matches = matches
@@ -158,14 +154,7 @@ class SpaceTimeAttention(nn.Module):
         self.alignment = alignment
         self.log_scale = nn.Parameter(torch.full((heads,), scale).log()) if learn_scale else None
         self.scale = scale
-        self.aggregate = aggregation(
-            aggregate,
-            heads=heads,
-            value_channels=value_channels,
-            channels=channels,
-            matches=matches,
-            kernel=kernel,
-        )
+        self.aggregate = aggregate
 
     @torch.no_grad()
     def start_from_similarity(self) -> None:

@@ -19,15 +19,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-import stan
 from stan.errors import CheckpointError, ConfigError
 from stan.files import replacing
+from stan.imports import import_modules
 from stan.models.base import Trained, VideoDenoiser
 from stan.models.registry import build
 from stan.models.shipped import find
+from stan.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 """Version of the record; raised when an older reader would misread a newer file."""
+
+RENAMED = {"stan_tiny": "unet_tiny", "stan_small": "unet_small"}
+"""What the networks of format 1 are called since their names went to better ones."""
 
 
 def describe(model: VideoDenoiser, config: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -39,7 +43,7 @@ def describe(model: VideoDenoiser, config: dict[str, Any] | None = None) -> dict
     """
     return {
         "format": FORMAT,
-        "version": stan.__version__,
+        "version": __version__,
         "model": {"name": model.name, "settings": model.settings},
         "config": config,
         "trained": model.trained.to_dict() if model.trained else None,
@@ -92,6 +96,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"checkpoint {path} has format {record.get('format')!r}; "
             f"this version of stan reads up to {FORMAT}, update it"
         )
+    if record["format"] == 1:
+        model = record["model"]
+        record["model"] = {**model, "name": RENAMED.get(model.get("name"), model.get("name"))}
     return weights, record
 
 
@@ -102,16 +109,34 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> VideoDenoiser:
         CheckpointError: if the file is missing, damaged, not one of ours, or does not fit the model it names.
     """
     weights, record = read(path)
-    model_of = record["model"]
     try:
-        model = build(model_of["name"], **model_of["settings"])
-        model.trained = Trained.from_dict(record["trained"]) if record.get("trained") else None
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} holds a model that cannot be made: {first_line(error)}"
-        ) from error
+        model = _make(record, path)
+    except CheckpointError:
+        missing = import_modules(imports_of(record), f"checkpoint {path}")
+        try:
+            model = _make(record, path)
+        except CheckpointError as error:
+            raise CheckpointError(missing[0] if missing else str(error)) from error
     load_weights(model, weights, str(path))
     return model.to(device).eval()
+
+
+def imports_of(record: dict[str, Any]) -> list[str]:
+    """Names of the modules that the training behind a checkpoint imported for parts of its own."""
+    config = record.get("config")
+    names = config.get("imports") if isinstance(config, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _make(record: dict[str, Any], path: str | Path) -> VideoDenoiser:
+    """The network that a record describes, with fresh weights; modules are imported only if it needs them."""
+    try:
+        model = build(record["model"]["name"], **record["model"]["settings"])
+        model.trained = Trained.from_dict(record["trained"]) if record.get("trained") else None
+        return model
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        reason = f"checkpoint {path} holds a model that cannot be made: {first_line(error)}"
+        raise CheckpointError(reason) from error
 
 
 def load_weights(model: VideoDenoiser, weights: dict[str, Tensor], origin: str) -> None:

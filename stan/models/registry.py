@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from stan.flow.registry import Registry
 from stan.models.base import VideoDenoiser
+from stan.registry import networks
 
-models: Registry[VideoDenoiser] = Registry("model")
-register = models.register
+register = networks.register
 
 
 def build(name: str, **settings: Any) -> VideoDenoiser:
@@ -21,9 +20,9 @@ def build(name: str, **settings: Any) -> VideoDenoiser:
     Raises:
         ConfigError: for an unknown name, an unknown setting or an impossible value.
     """
-    return models.build(name, **settings)
+    return networks.build(name, **settings)
 
 
 def names() -> list[str]:
     """Names of all networks."""
-    return models.names()
+    return networks.names()

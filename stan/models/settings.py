@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from stan.errors import ConfigError, nearest
-from stan.models.attention import alignments
+from stan.errors import ConfigError
+from stan.registry import aggregations, alignments, sources
+from stan.settings import ODD, above, at_least, below, complete
+
+Positive = Annotated[int, at_least(1)]
 
 
 @dataclass(frozen=True)
@@ -20,30 +23,32 @@ class Settings:
     Attributes:
         blind: take no noise map.
         causal: no frame looks ahead.
-        flow: offset source that centres the search, a name of `stan.flow`.
+        flow: offset source that centres the search.
         flow_settings: settings of the offset source.
         stem: side of the pixel blocks that are moved into the channels first; level 0 works at 1/stem.
         channels: features of each level.
-        skip: how the encoder's features join the decoder's: "concat" (twice the channels) or "add".
+        skip: how the encoder's features join the decoder's: concat has twice the channels.
         block_skip: add the input of a plain block to its result.
         depths: blocks of each level; decoders have as many as the encoder of their level.
         heads: attention heads of each level; 0 makes its blocks plain. Decoders are always plain.
         key_channels: channels of query and key a head.
         value_channels: channels of the value a head.
-        attention: attention variant, a name of `stan.models.attention.alignments`, or "none".
+        attention: attention variant, which decides where queries look.
+        attention_settings: settings of the attention variant.
         window: ws, side of the search window in pixels of the level.
         temporal_window: wt, frames searched each side.
         patch: ps, side of the compared patches.
-        select: "all" keeps the best over all frames, "each" as many for every frame.
-        search_matches: K of the search (for each frame if `select` is "each").
+        select: all keeps the best over all frames, each as many for every frame.
+        search_matches: K of the search (for each frame if `select` is each).
         matches: how many of them are used.
         refine_window: wr, side of the search around each match in the later blocks of a level; 1 only scores
             anew.
         scale: factor on the scores in the softmax.
         learn_scale: learn the factor, one for each head.
-        aggregation: "stack" (learned, over the matches side by side) or "sum" (plain weighted sum).
-        aggregation_kernel: P of "stack", in pixels.
-        mixer: second half of an attention block: "window" (3-D window attention) or "plain" (a plain block).
+        aggregation: how the values at the matches become the output.
+        aggregation_settings: settings of the aggregation.
+        aggregation_kernel: P of stack, in pixels.
+        mixer: second half of an attention block, 3-D window attention or a plain block.
         window_size: frames, rows, columns of a window of the window attention.
         window_heads: its heads.
         window_groups: its groups of two layers.
@@ -54,75 +59,54 @@ class Settings:
 
     blind: bool = False
     causal: bool = False
-    flow: str = "dis"
+    flow: Annotated[str, sources] = "dis"
     flow_settings: dict[str, Any] = field(default_factory=dict)
-    stem: int = 1
-    channels: tuple[int, ...] = (16, 64, 192)
-    skip: str = "concat"
+    stem: Positive = 1
+    channels: tuple[Positive, ...] = (16, 64, 192)
+    skip: Literal["concat", "add"] = "concat"
     block_skip: bool = False
-    depths: tuple[int, ...] = (1, 2, 4)
-    heads: tuple[int, ...] = (0, 0, 12)
-    key_channels: int = 16
-    value_channels: int = 32
-    attention: str = "shifted"
-    window: int = 9
-    temporal_window: int = 2
-    patch: int = 1
-    select: str = "all"
-    search_matches: int = 20
-    matches: int = 10
-    refine_window: int = 1
-    scale: float = 10.0
+    depths: tuple[Annotated[int, at_least(0)], ...] = (1, 2, 4)
+    heads: tuple[Annotated[int, at_least(0)], ...] = (0, 0, 12)
+    key_channels: Positive = 16
+    value_channels: Positive = 32
+    attention: Annotated[str, alignments] | Literal["none"] = "shifted"
+    attention_settings: dict[str, Any] = field(default_factory=dict)
+    window: Positive = 9
+    temporal_window: Annotated[int, at_least(0)] = 2
+    patch: Annotated[int, ODD] = 1
+    select: Literal["all", "each"] = "all"
+    search_matches: Positive = 20
+    matches: Positive = 10
+    refine_window: Positive = 1
+    scale: Annotated[float, above(0)] = 10.0
     learn_scale: bool = False
-    aggregation: str = "stack"
-    aggregation_kernel: int = 3
-    mixer: str = "window"
-    window_size: tuple[int, int, int] = (2, 8, 8)
-    window_heads: int = 4
-    window_groups: int = 2
-    mlp_ratio: float = 2.0
-    drop_path: float = 0.1
+    aggregation: Annotated[str, aggregations] = "stack"
+    aggregation_settings: dict[str, Any] = field(default_factory=dict)
+    aggregation_kernel: Annotated[int, ODD] = 3
+    mixer: Literal["window", "plain"] = "window"
+    window_size: tuple[Positive, Positive, Positive] = (2, 8, 8)
+    window_heads: Positive = 4
+    window_groups: Annotated[int, at_least(0)] = 2
+    mlp_ratio: Annotated[float, above(0)] = 2.0
+    drop_path: Annotated[float, below(0, 1)] = 0.1
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        """Turn lists into tuples (YAML has no tuples) and check every value.
+        """Turn lists into tuples (YAML has no tuples), fill in the settings of the parts, and check all values.
 
         Raises:
             ConfigError: names the setting and its value.
         """
-        for item in dataclasses.fields(self):
-            object.__setattr__(self, item.name, checked(item.name, str(item.type), getattr(self, item.name)))
+        for name, value in complete(Settings, vars(self), "the network", prefix="model setting ").items():
+            object.__setattr__(self, name, value)
         self._check_levels()
-        self._check_choice("skip", ["concat", "add"])
-        self._check_choice("attention", [*alignments.names(), "none"])
-        self._check_choice("aggregation", ["stack", "sum"])
-        self._check_choice("mixer", ["window", "plain"])
-        self._check_choice("select", ["all", "each"])
-        for name in ("stem", "key_channels", "value_channels", "window", "refine_window", "window_heads"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("patch", "aggregation_kernel"):
-            value = getattr(self, name)
-            self._require(name, value >= 1 and value % 2 == 1, "odd and at least 1")
-        for name in ("temporal_window", "window_groups"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        self._require("scale", 0 < self.scale < math.inf, "a number above 0")
-        self._require("mlp_ratio", 0 < self.mlp_ratio < math.inf, "a number above 0")
-        self._require("drop_path", 0 <= self.drop_path < 1, "in [0, 1)")
-        self._require(
-            "window_size", len(self.window_size) == 3 and min(self.window_size) >= 1, "3 sizes above 0"
-        )
         self._check_matches()
 
     def _check_levels(self) -> None:
         levels = len(self.channels)
-        self._require(
-            "channels", levels >= 1 and min(self.channels, default=0) >= 1, "one number above 0 a level"
-        )
+        self._require("channels", levels >= 1, "one number a level")
         for name in ("depths", "heads"):
-            value = getattr(self, name)
-            self._require(
-                name, len(value) == levels and min(value) >= 0, f"one number for each of {levels} levels"
-            )
+            self._require(name, len(getattr(self, name)) == levels, f"one number for each of {levels} levels")
         for channels, heads in zip(self.channels, self.heads):
             if heads and self.aggregation == "stack" and self.attention != "none":
                 self._require(
@@ -136,17 +120,12 @@ class Settings:
     def _check_matches(self) -> None:
         frames = self.slots if self.select == "all" else 1
         most = frames * self.window**2
-        self._require("search_matches", 1 <= self.search_matches <= most, f"in 1 ... {most}, the candidates")
+        self._require("search_matches", self.search_matches <= most, f"in 1 ... {most}, the candidates")
         if self.select == "each":
             every = self.search_matches * self.slots
             self._require("matches", self.matches == every, f"{every}, all of them, as select is 'each'")
         else:
-            self._require("matches", 1 <= self.matches <= self.search_matches, "in 1 ... search_matches")
-
-    def _check_choice(self, name: str, known: list[str]) -> None:
-        value = getattr(self, name)
-        if value not in known:
-            raise ConfigError(f"model setting {name}={value!r} is not known; {nearest(value, known)}")
+            self._require("matches", self.matches <= self.search_matches, "in 1 ... search_matches")
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
@@ -178,22 +157,3 @@ class Settings:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
-
-
-def checked(name: str, kind: str, value: Any) -> Any:
-    """`value` as the annotated type `kind`; whole numbers pass for floats and lists for tuples."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind == "bool" and isinstance(value, bool):
-        return value
-    if kind == "int" and whole:
-        return value
-    if kind == "float" and (whole or isinstance(value, float)):
-        return float(value)
-    if kind == "str" and isinstance(value, str):
-        return value
-    if kind.startswith("dict") and isinstance(value, dict):
-        return dict(value)
-    if kind.startswith("tuple") and isinstance(value, (list, tuple)):
-        return tuple(checked(name, "int", item) for item in value)
-    wanted = "a list of int" if kind.startswith("tuple") else kind.partition("[")[0]
-    raise ConfigError(f"model setting {name}={value!r} must be of type {wanted}")

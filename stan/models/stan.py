@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 import stan.flow
 from stan import ops
-from stan.errors import ConfigError, nearest
 from stan.flow import FlowPair
-from stan.models.attention import Alignment, SpaceTimeAttention, alignments, attention_map
+from stan.models.aggregation import Values
+from stan.models.attention import Alignment, Search, SpaceTimeAttention, attention_map
 from stan.models.base import AttentionMap, VideoDenoiser
 from stan.models.blocks import (
     ChannelAttention,
@@ -29,6 +28,7 @@ from stan.models.blocks import (
 from stan.models.registry import register
 from stan.models.settings import Settings
 from stan.models.window import WindowPart
+from stan.registry import aggregations, alignments
 
 
 class AttentionBlock(nn.Module):
@@ -55,21 +55,33 @@ class AttentionBlock(nn.Module):
                 value_channels=s.value_channels,
                 alignment=alignments.build(
                     s.attention,
-                    heads=heads,
-                    key_channels=s.key_channels,
-                    window=s.window,
-                    temporal_window=s.temporal_window,
-                    search_matches=s.search_matches,
-                    refine_window=s.refine_window,
-                    patch=s.patch,
-                    select=s.select,
-                    causal=s.causal,
+                    Search(
+                        heads=heads,
+                        key_channels=s.key_channels,
+                        window=s.window,
+                        temporal_window=s.temporal_window,
+                        search_matches=s.search_matches,
+                        refine_window=s.refine_window,
+                        patch=s.patch,
+                        select=s.select,
+                        causal=s.causal,
+                    ),
+                    **s.attention_settings,
                 ),
                 matches=s.matches,
                 scale=s.scale,
                 learn_scale=s.learn_scale,
-                aggregate=s.aggregation,
-                kernel=s.aggregation_kernel,
+                aggregate=aggregations.build(
+                    s.aggregation,
+                    Values(
+                        heads=heads,
+                        value_channels=s.value_channels,
+                        channels=channels,
+                        matches=s.matches,
+                        kernel=s.aggregation_kernel,
+                    ),
+                    **s.aggregation_settings,
+                ),
             )
             self.gate1 = ChannelAttention()
             self.drop = StochasticDepth(s.drop_path)
@@ -248,19 +260,10 @@ def initialise(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def make(name: str, defaults: dict[str, Any], overrides: dict[str, Any]) -> Stan:
-    """A network whose settings are the paper's, changed by `defaults` and then by `overrides`."""
-    known = [f.name for f in dataclasses.fields(Settings)]
-    for key in overrides:
-        if key not in known:
-            raise ConfigError(f"model {name!r} has no setting {key!r}; {nearest(key, known)}")
-    return Stan(name, Settings(**{**defaults, **overrides}))
-
-
-@register("stan")
+@register("stan", declares=Settings)
 def stan_paper(**settings: Any) -> Stan:
     """The paper's network, 12.07 M parameters."""
-    return make("stan", {}, settings)
+    return Stan("stan", Settings(**settings))
 
 
 SMALL: dict[str, Any] = {
@@ -293,13 +296,13 @@ TINY: dict[str, Any] = {
 }
 
 
-@register("stan_small")
-def stan_small(**settings: Any) -> Stan:
-    """At most 4 M parameters."""
-    return make("stan_small", SMALL, settings)
+@register("unet_small", declares=Settings, preset=SMALL)
+def unet_small(**settings: Any) -> Stan:
+    """The paper's network with 3.8 M parameters."""
+    return Stan("unet_small", Settings(**settings))
 
 
-@register("stan_tiny")
-def stan_tiny(**settings: Any) -> Stan:
-    """At most 0.6 M parameters: trains and runs on a CPU."""
-    return make("stan_tiny", TINY, settings)
+@register("unet_tiny", declares=Settings, preset=TINY)
+def unet_tiny(**settings: Any) -> Stan:
+    """The paper's network with 0.4 M parameters, for experiments on a CPU."""
+    return Stan("unet_tiny", Settings(**settings))

@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import stan.flow
-from stan.errors import ConfigError, nearest
+from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models.base import AttentionMap, VideoDenoiser
 from stan.models.merge import GRID, Merge, Merged, alone
 from stan.models.registry import register
-from stan.models.settings import checked
 from stan.models.unet import UNet
+from stan.registry import sources
+from stan.settings import ODD, above, at_least, complete
+
+Positive = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
 
 BLOCK = 2
 """Side of the pixel blocks that are moved into the channels: both passes work at half resolution."""
@@ -36,7 +40,6 @@ class TwoPassSettings:
     Tuples run from the finest level (half resolution) down.
 
     Attributes:
-        blind: find the noise level always, even where one is given.
         causal: no frame looks ahead.
         flow: offset source that centres the search, a name of `stan.flow`. It sees the cleaned frames.
         flow_settings: settings of the offset source.
@@ -51,40 +54,34 @@ class TwoPassSettings:
         correction: channels inside the learned correction of the merge's weights; 0 is none.
     """
 
-    blind: bool = False
     causal: bool = False
-    flow: str = "dis"
+    flow: Annotated[str, sources] = "dis"
     flow_settings: dict[str, Any] = field(default_factory=dict)
-    first_channels: tuple[int, ...] = (32, 48, 48)
-    first_depths: tuple[int, ...] = (1, 1, 1)
-    channels: tuple[int, ...] = (32, 64, 72)
-    depths: tuple[int, ...] = (2, 1, 1)
-    temporal_window: int = 2
-    window: int = 3
-    key_stride: float = 1.0
-    patch: int = 7
-    correction: int = 8
+    first_channels: tuple[Positive, ...] = (32, 48, 48)
+    first_depths: tuple[Natural, ...] = (1, 1, 1)
+    channels: tuple[Positive, ...] = (32, 64, 72)
+    depths: tuple[Natural, ...] = (2, 1, 1)
+    temporal_window: Natural = 2
+    window: Positive = 3
+    key_stride: Annotated[float, above(0)] = 1.0
+    patch: Annotated[int, ODD] = 7
+    correction: Natural = 8
 
     def __post_init__(self) -> None:
-        """Turn lists into tuples and check every value.
+        """Turn lists into tuples, fill in the settings of the offset source, and check all values.
 
         Raises:
             ConfigError: names the setting and its value.
         """
-        for item in dataclasses.fields(self):
-            object.__setattr__(self, item.name, checked(item.name, str(item.type), getattr(self, item.name)))
+        given = vars(self)
+        for name, value in complete(TwoPassSettings, given, "the network", prefix="model setting ").items():
+            object.__setattr__(self, name, value)
         for channels, depths in (("first_channels", "first_depths"), ("channels", "depths")):
             levels = len(getattr(self, channels))
+            self._require(channels, levels >= 1, "one number a level")
             self._require(
-                channels, levels >= 1 and min(getattr(self, channels), default=0) >= 1, "numbers above 0"
+                depths, len(getattr(self, depths)) == levels, f"one number for each of {levels} levels"
             )
-            fits = len(getattr(self, depths)) == levels and min(getattr(self, depths)) >= 0
-            self._require(depths, fits, f"one number for each of {levels} levels")
-        self._require("temporal_window", self.temporal_window >= 0, "at least 0")
-        self._require("correction", self.correction >= 0, "at least 0")
-        self._require("window", self.window >= 1, "at least 1")
-        self._require("key_stride", 0 < self.key_stride < float("inf"), "a number above 0")
-        self._require("patch", self.patch >= 1 and self.patch % 2 == 1, "odd and at least 1")
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
@@ -110,7 +107,7 @@ class TwoPass(VideoDenoiser):
             name=name,
             settings=s.plain(),
             source=stan.flow.build(s.flow, **s.flow_settings),
-            blind=s.blind,
+            blind=False,
             causal=s.causal,
             temporal_reach=s.temporal_window,
             multiple=BLOCK * 2 ** (max(len(s.first_channels), len(s.channels)) - 1),
@@ -150,7 +147,7 @@ class TwoPass(VideoDenoiser):
     def _passes(
         self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None
     ) -> tuple[Tensor, Tensor, Merged]:
-        assert noise_map is not None  # the base class finds the level where none is given
+        assert noise_map is not None  # it is not blind
         t = noisy.shape[1]
         level = F.avg_pool2d(noise_map.flatten(0, 1), BLOCK).float()  # (N, 1, h, w)
         y = blocks(noisy)  # (N, 12, h, w)
@@ -193,16 +190,21 @@ def attention_map(merged: Merged) -> AttentionMap:
     return AttentionMap("merge", GRID, weights, merged.offsets[:, None] / GRID, merged.frames[:, None])
 
 
-def make(name: str, defaults: dict[str, Any], overrides: dict[str, Any]) -> TwoPass:
-    """A network whose settings are `defaults`, changed by `overrides`."""
-    known = [f.name for f in dataclasses.fields(TwoPassSettings)]
-    for key in overrides:
-        if key not in known:
-            raise ConfigError(f"model {name!r} has no setting {key!r}; {nearest(key, known)}")
-    return TwoPass(name, TwoPassSettings(**{**defaults, **overrides}))
+SMALL: dict[str, Any] = {
+    "first_channels": (48, 96, 128),
+    "channels": (64, 128, 192),
+    "depths": (2, 2, 2),
+    "temporal_window": 3,
+}
 
 
-@register("two_pass")
-def two_pass(**settings: Any) -> TwoPass:
-    """At most 0.6 M parameters: trains and runs on a CPU."""
-    return make("two_pass", {}, settings)
+@register("stan_small", declares=TwoPassSettings, preset=SMALL)
+def stan_small(**settings: Any) -> TwoPass:
+    """At most 4 M parameters, in two passes over cleaned frames."""
+    return TwoPass("stan_small", TwoPassSettings(**settings))
+
+
+@register("stan_tiny", declares=TwoPassSettings)
+def stan_tiny(**settings: Any) -> TwoPass:
+    """At most 0.6 M parameters, in two passes over cleaned frames: trains and runs on a CPU."""
+    return TwoPass("stan_tiny", TwoPassSettings(**settings))

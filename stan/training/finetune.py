@@ -165,8 +165,8 @@ def _model_config(network: VideoDenoiser) -> ModelConfig:
     settings = dict(network.settings)
     return ModelConfig(
         name=network.name,
-        flow=settings.pop("flow", ModelConfig.flow),
-        blind=settings.pop("blind", network.blind),
+        flow=settings.pop("flow", None),
+        blind=settings.pop("blind", None),
         settings=settings,
     )
 

@@ -59,8 +59,7 @@ def build_network(config: Config) -> VideoDenoiser:
     """A fresh network, its weights drawn from ``config.seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        settings = {"flow": config.model.flow, "blind": config.model.blind, **config.model.settings}
-        return models.build(config.model.name, **settings)
+        return models.build(config.model.name, **config.model.given)
 
 
 def train(config: Config) -> Fit:

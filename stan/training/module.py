@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from stan import losses
 from stan.config import Config, to_dict
 from stan.data.noise import TorchRandom, build, entropy, parse_sigma
 from stan.models import Trained, VideoDenoiser
 from stan.models.checkpoint import describe
-from stan.training import losses
 from stan.training.ema import moving_average
 from stan.training.schedule import learning_rate_factor
 from stan.training.validation import Score, ValidationClip, score, validation_sigmas
@@ -41,7 +41,7 @@ class DenoisingModule(pl.LightningModule):
         self.config = config
         self.model = model
         self.ema = moving_average(model, config.ema.decay) if config.ema.decay > 0 else None
-        self.loss = losses.build(config.loss.name, config.loss.epsilon)
+        self.loss = losses.build(config.loss.name, **config.loss.given)
         self.noise = build(config.noise.kind, **config.noise.settings)
         self.sigmas = parse_sigma(config.noise.sigma)
         self.validation_sigmas = validation_sigmas(config, self.sigmas.low, self.sigmas.high)

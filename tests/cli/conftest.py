@@ -20,7 +20,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("blind.ckpt", {"blind": True}),
         ("causal.safetensors", {"causal": True}),
     ):
-        model = stan.models.build("stan_tiny", flow="zero", **settings)
+        model = stan.models.build("unet_tiny", flow="zero", **settings)
         with torch.no_grad():
             model.leave.weight.zero_()
             model.leave.bias.zero_()

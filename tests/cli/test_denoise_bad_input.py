@@ -284,7 +284,7 @@ def _print_table() -> None:
         root = Path(folder)
         root.chmod(0o755)
         checkpoint = root / "sigma.ckpt"
-        stan.models.save(stan.models.build("stan_tiny", flow="zero"), checkpoint)
+        stan.models.save(stan.models.build("unet_tiny", flow="zero"), checkpoint)
         print("| input | what it gets |\n|---|---|")
         for k, (case, prepare, words) in enumerate(CASES):
             work = root / str(k)

@@ -24,7 +24,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     files = {}
     for name in ("known", "blind"):
         torch.manual_seed(3)
-        model = build("stan_tiny", flow="zero", blind=name == "blind")
+        model = build("unet_tiny", flow="zero", blind=name == "blind")
         if name == "known":
             model.trained = Trained("gaussian", (0, 40), 10)
         record = {"data": {"kind": "davis", "root": "elsewhere", "split": "train"}}

@@ -32,7 +32,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tiny() -> VideoDenoiser:
-    return build("stan_tiny").eval()
+    return build("unet_tiny").eval()
 
 
 def test_the_line_through_the_largest_two() -> None:
@@ -58,7 +58,7 @@ def test_larger_tiles_are_predicted(tiny: VideoDenoiser, size: tuple[int, int, i
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", ["stan_tiny", "stan_small"])
+@pytest.mark.parametrize("name", ["unet_tiny", "unet_small"])
 def test_larger_tiles_are_predicted_on_a_gpu(name: str) -> None:
     model = build(name).eval().cuda()
     runner = ClipRunner(model)
@@ -76,10 +76,10 @@ def test_larger_tiles_are_predicted_on_a_gpu(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "plan"),
     [
-        ("stan_tiny", (12, 320, 480), "TilePlan(8, 2, 160, 256, 32)"),
-        pytest.param("stan_tiny", (12, 480, 480), "TilePlan(12, 0)", marks=pytest.mark.slow),
-        pytest.param("stan_small", (10, 480, 854), "TilePlan(10, 2)", marks=pytest.mark.slow),
-        pytest.param("stan_tiny", (40, 480, 854), "TilePlan(16, 4, 256, 448, 64)", marks=pytest.mark.slow),
+        ("unet_tiny", (12, 320, 480), "TilePlan(8, 2, 160, 256, 32)"),
+        pytest.param("unet_tiny", (12, 480, 480), "TilePlan(12, 0)", marks=pytest.mark.slow),
+        pytest.param("unet_small", (10, 480, 854), "TilePlan(10, 2)", marks=pytest.mark.slow),
+        pytest.param("unet_tiny", (40, 480, 854), "TilePlan(16, 4, 256, 448, 64)", marks=pytest.mark.slow),
         pytest.param("stan", (8, 256, 320), "TilePlan(8, 2)", marks=pytest.mark.slow),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_measurement_is_kept_and_known_by_what_it_depends_on(
     monkeypatch.setattr(planning, "_measured", {})
     monkeypatch.setattr(planning, "_measure", lambda runner: pytest.fail("measured again"))
     assert measure(runner) == first
-    others = ClipRunner(tiny, dtype=torch.bfloat16), ClipRunner(build("stan_small"))
+    others = ClipRunner(tiny, dtype=torch.bfloat16), ClipRunner(build("unet_small"))
     keys = {planning._key(r) for r in (runner, *others)}
     assert len(keys) == 3
     cache = planning._cache_file(planning._key(runner))

@@ -23,7 +23,7 @@ FORMATS = [".ckpt", ".safetensors"]
 
 @pytest.fixture
 def model() -> VideoDenoiser:
-    model = stan.models.build("stan_tiny", blind=True, **TINY)
+    model = stan.models.build("unet_tiny", blind=True, **TINY)
     model.trained = Trained("gaussian", (0.0, 50.0), 300)
     return model
 
@@ -42,7 +42,7 @@ def test_round_trip(tmp_path: Path, model: VideoDenoiser, ending: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("name", ["stan", "stan_small", "stan_tiny"])
+@pytest.mark.parametrize("name", ["stan", "unet_small", "unet_tiny"])
 @pytest.mark.parametrize("ending", FORMATS)
 def test_every_network_is_found_from_the_file_alone(tmp_path: Path, name: str, ending: str) -> None:
     model = stan.models.build(name, flow="farneback", flow_settings={"window": 9}, temporal_window=1)
@@ -56,7 +56,7 @@ def test_every_network_is_found_from_the_file_alone(tmp_path: Path, name: str, e
 def test_record_is_plain_data(model: VideoDenoiser) -> None:
     record = stan.models.describe(model)
     assert json.loads(json.dumps(record)) == record
-    assert record["format"] == 1
+    assert record["format"] == 2
     assert record["version"] == stan.__version__
     assert record["trained"] == {"kind": "gaussian", "sigma": [0.0, 50.0], "steps": 300}
 
@@ -162,7 +162,7 @@ def test_contents_that_do_not_fit(tmp_path: Path, model: VideoDenoiser) -> None:
         ("description of the model", {"model": None}),
         ("cannot be made", {"model": {"name": "stan"}}),
         ("cannot be made", {"trained": {"kind": "gaussian"}}),
-        ("update it", {"format": 2}),
+        ("update it", {"format": 3}),
         ("update it", {"format": None}),
     ]
     for i, (message, change) in enumerate(cases):
@@ -200,3 +200,14 @@ def test_trained_record() -> None:
     trained = Trained("poisson", (5, 55), 10)
     assert (trained.low, trained.high) == (5, 55)
     assert Trained.from_dict(trained.to_dict()) == trained
+
+
+def test_a_checkpoint_of_format_1_keeps_its_network(tmp_path: Path) -> None:
+    """`stan_tiny` was another network then."""
+    model = stan.models.build("unet_tiny", **TINY)
+    record = {**stan.models.describe(model), "format": 1}
+    record["model"] = {**record["model"], "name": "stan_tiny"}
+    torch.save({"weights": model.state_dict(), "stan": record}, tmp_path / "old.ckpt")
+    loaded = stan.models.load(tmp_path / "old.ckpt")
+    assert loaded.name == "unet_tiny"
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from torch import nn
 
+import stan.config
 import stan.models
 
 
@@ -39,20 +39,16 @@ def test_blind_network_lacks_the_noise_map_alone() -> None:
     assert count(told) - count(blind) == 9 * 16
 
 
-@pytest.mark.parametrize(("name", "most"), [("stan_small", 4_000_000), ("stan_tiny", 600_000)])
-def test_small_networks(name: str, most: int) -> None:
-    for blind in (False, True):
-        assert sum(p.numel() for p in stan.models.build(name, blind=blind).parameters()) <= most
+@pytest.mark.parametrize("size", ["small", "tiny"])
+@pytest.mark.parametrize("family", ["stan", "unet"])
+def test_small_networks(family: str, size: str) -> None:
+    most = {"small": 4_000_000, "tiny": 600_000}[size]
+    assert sum(p.numel() for p in stan.models.build(f"{family}_{size}").parameters()) <= most
 
 
 @pytest.mark.parametrize("name", stan.models.names())
-def test_model_configuration_states_the_networks_own_defaults(name: str) -> None:
+def test_model_configuration_comes_to_the_networks_own_defaults(name: str) -> None:
     path = Path(__file__).parents[2] / "configs" / "model" / f"{name}.yaml"
-    stated = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(stated, dict)
-    model = stated["model"]
-    assert model["name"] == name
-    told = {"flow": model["flow"], "blind": model["blind"], **model["settings"]}
-    assert told == stan.models.build(name).settings
-    keys = [line for line in path.read_text().splitlines() if line.startswith("    ")]
-    assert all("  # " in line for line in keys)
+    model = stan.config.load(path).model
+    assert model.name == name
+    assert model.given == stan.models.build(name).settings

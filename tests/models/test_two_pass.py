@@ -125,7 +125,7 @@ def test_a_short_clip_is_merged_with_its_own_frames_only(frames: int) -> None:
 def tiny(**changes: object) -> TwoPass:
     torch.manual_seed(0)
     settings = {"first_channels": [8, 8], "first_depths": [1, 1], "channels": [8, 8], "depths": [1, 1]}
-    network = build("two_pass", **{**settings, **changes}).eval()
+    network = build("stan_tiny", **{**settings, **changes}).eval()
     assert isinstance(network, TwoPass)
     with torch.no_grad():
         for parameter in network.parameters():

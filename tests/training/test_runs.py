@@ -146,8 +146,8 @@ def test_finished_run_and_foreign_run(run_stan: Callable, davis_root: Path, stra
     done = run_stan(*words(davis_root, straight, "trainer.max_steps=12"))
     assert "12 steps already" in done.stdout
     assert (straight / "last.ckpt").stat().st_mtime_ns == before
-    done = run_stan(*words(davis_root, straight, "trainer.max_steps=20", "model.name=stan_small"), code=2)
-    assert "stan_tiny" in done.stderr
+    done = run_stan(*words(davis_root, straight, "trainer.max_steps=20", "model.name=unet_small"), code=2)
+    assert "unet_tiny" in done.stderr
     assert "resume=never" in done.stderr
 
 

@@ -13,29 +13,32 @@ machine and device.
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
 from stan.data.noise.random import Random
-from stan.errors import ConfigError, nearest
+from stan.registry import noises
+from stan.settings import between, complete
 
 
 class Noise(ABC):
     """Makes a clean video noisy: `noise(clean, sigma, random)`.
 
+    A subclass is registered in `stan.registry.noises`, hands its settings to this constructor, which checks them as
+    the subclass declares them, and implements `_add`.
+
     Attributes:
-        kind: the name `build` knows it by.
+        kind: the name under which it is registered.
         settings: what `build(kind, **settings)` needs to make it again.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "own"
 
-    def __init__(self, **settings: float) -> None:
-        self.settings = settings
+    def __init__(self, **settings: Any) -> None:
+        self.settings = complete(type(self), settings, f"noise kind {self.kind!r}", prefix="noise ")
 
     def __call__(self, clean: torch.Tensor, sigma: float | torch.Tensor, random: Random) -> torch.Tensor:
         """Add noise.
@@ -91,31 +94,28 @@ class Noise(ABC):
         return f"noise.build({inner})"
 
 
+@noises.register("gaussian")
 class Gaussian(Noise):
     """White Gaussian noise, independent for every frame, pixel and channel; the noise of published tables.
 
     Neither clipped nor rounded.
     """
 
-    kind = "gaussian"
-
     def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
         return clean + _normal(clean, random) * std
 
 
+@noises.register("gaussian_clipped")
 class ClippedGaussian(Gaussian):
     """White Gaussian noise, then clipped to [0, 1]; sigma is the standard deviation before clipping."""
-
-    kind = "gaussian_clipped"
 
     def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
         return super()._add(clean, std, random).clamp(0, 1)
 
 
+@noises.register("gaussian_rounded")
 class RoundedGaussian(ClippedGaussian):
     """White Gaussian noise, clipped to [0, 1] and rounded to 8 bits: what a noisy file on disk holds."""
-
-    kind = "gaussian_rounded"
 
     def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
         levels = (super()._add(clean, std, random) * 255).round()
@@ -124,6 +124,7 @@ class RoundedGaussian(ClippedGaussian):
         return levels / torch.full_like(levels[..., :1], 255)
 
 
+@noises.register("correlated")
 class CorrelatedGaussian(Noise):
     """Spatially correlated Gaussian noise: white noise blurred within each frame and channel, then scaled
     back to sigma.
@@ -132,14 +133,10 @@ class CorrelatedGaussian(Noise):
     correlation exp(-d^2 / (4 blur^2)). The statistics are the same up to the border.
 
     Args:
-        blur: standard deviation of the Gaussian kernel in pixels, [0, 10]; 0 is white noise.
+        blur: standard deviation of the Gaussian kernel in pixels; 0 is white noise.
     """
 
-    kind = "correlated"
-
-    def __init__(self, blur: float = 1.0) -> None:
-        if not 0 <= blur <= 10:
-            raise ConfigError(f"noise blur={blur} is out of range: pixels from 0 to 10")
+    def __init__(self, *, blur: Annotated[float, between(0, 10)] = 1.0) -> None:
         super().__init__(blur=blur)
         self.taps = _gaussian_taps(blur)
 
@@ -157,6 +154,7 @@ class CorrelatedGaussian(Noise):
         return clean + noise * std
 
 
+@noises.register("poisson_gaussian")
 class PoissonGaussian(Noise):
     """Shot noise plus read noise: gain * Poisson(clean / gain) + Gaussian, of variance `a * clean + b` (Foi
     et al. 2008).
@@ -165,14 +163,10 @@ class PoissonGaussian(Noise):
     the variance at mid grey is s^2.
 
     Args:
-        shot: share of the variance at mid grey that is shot noise, [0, 1].
+        shot: share of the variance at mid grey that is shot noise.
     """
 
-    kind = "poisson_gaussian"
-
-    def __init__(self, shot: float = 0.5) -> None:
-        if not 0 <= shot <= 1:
-            raise ConfigError(f"noise shot={shot} is out of range: a share from 0 to 1")
+    def __init__(self, *, shot: Annotated[float, between(0, 1)] = 0.5) -> None:
         super().__init__(shot=shot)
         self.shot = shot
 
@@ -190,49 +184,28 @@ class PoissonGaussian(Noise):
         return 2 * self.shot * clean + (1 - self.shot)
 
 
+@noises.register("poisson")
 class Poisson(PoissonGaussian):
     """Shot noise alone: photon counts, scaled back to [0, 1]; sigma 30 is 36 photons at white."""
 
-    kind = "poisson"
+    shot = 1.0
 
     def __init__(self) -> None:
-        super().__init__(shot=1.0)
-        self.settings = {}
-
-
-_KINDS: dict[str, type[Noise]] = {
-    cls.kind: cls
-    for cls in (Gaussian, ClippedGaussian, RoundedGaussian, Poisson, PoissonGaussian, CorrelatedGaussian)
-}
+        Noise.__init__(self)
 
 
 def names() -> list[str]:
     """List the kinds of noise that `build` knows."""
-    return list(_KINDS)
+    return noises.names()
 
 
 def build(kind: str, **settings: Any) -> Noise:
-    """Make a kind of noise by name.
-
-    Args:
-        kind: `gaussian`, `gaussian_clipped`, `gaussian_rounded`, `poisson`, `poisson_gaussian` or
-        `correlated`.
-        settings: `shot` for `poisson_gaussian`, `blur` for `correlated`; the other kinds have none.
+    """Make a kind of noise by name; see its class for the settings.
 
     Raises:
         ConfigError: an unknown kind or setting, or a value that is out of range.
     """
-    if kind not in _KINDS:
-        raise ConfigError(f"noise kind {kind!r} is not known; {nearest(kind, _KINDS)}")
-    cls = _KINDS[kind]
-    known = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "settings")]
-    for name, value in settings.items():
-        if name not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise ConfigError(f"noise kind {kind!r} has no setting {name!r}: {has}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"noise {name}={value!r} is not a number")
-    return cls(**settings)
+    return noises.build(kind, **settings)
 
 
 def _check(video: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from stan.data.noise.random import NumpyRandom
 from stan.data.progress import frame_progress
+from stan.data.sources import DAVIS_FRAMES, DAVIS_LISTS
 from stan.data.synthetic.photos import TRAIN, VAL
 from stan.data.synthetic.render import SyntheticClip, render
 from stan.data.synthetic.scene import make_scene
@@ -23,8 +24,6 @@ from stan.files import replacing, write_text
 
 RECORD = "synthetic.json"
 _STARTED = f".{RECORD}.started"
-_FRAMES = Path("JPEGImages/480p")  # the DAVIS name, whatever the true height
-_LISTS = Path("ImageSets/2017")
 _FLOW = Path("Flow/480p")
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 97, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 _VERSION = 1  # of what the same settings give
@@ -123,7 +122,7 @@ def write_synthetic(
                 _write_clip(root, clip)
                 names.append(clip.name)
                 advance(frames)
-            write_text(root / _LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names))
+            write_text(root / DAVIS_LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names))
     write_text(root / RECORD, json.dumps(asdict(settings), indent=1) + "\n")
     (root / _STARTED).unlink()
     return root
@@ -134,10 +133,12 @@ def is_complete(root: Path, settings: Settings) -> bool:
     if _record(root) != asdict(settings):
         return False
     names = [
-        name for split in ("train", "val") for name in (root / _LISTS / f"{split}.txt").read_text().split()
+        name
+        for split in ("train", "val")
+        for name in (root / DAVIS_LISTS / f"{split}.txt").read_text().split()
     ]
     return len(names) == settings.train + settings.val and all(
-        len(list((root / _FRAMES / name).glob("*.jpg"))) == settings.frames
+        len(list((root / DAVIS_FRAMES / name).glob("*.jpg"))) == settings.frames
         and (root / _FLOW / f"{name}.npz").is_file()
         for name in names
     )
@@ -166,7 +167,7 @@ def read_flow(root: Path | str, name: str) -> dict[str, torch.Tensor]:
 
 
 def _write_clip(root: Path, clip: SyntheticClip) -> None:
-    folder = root / _FRAMES / clip.name
+    folder = root / DAVIS_FRAMES / clip.name
     temporary = folder.with_name(f".{clip.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -199,7 +200,7 @@ def _clear(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     started.touch()
     record.unlink(missing_ok=True)
-    for part in (_FRAMES.parts[0], _LISTS.parts[0], _FLOW.parts[0]):
+    for part in (DAVIS_FRAMES.parts[0], DAVIS_LISTS.parts[0], _FLOW.parts[0]):
         shutil.rmtree(root / part, ignore_errors=True)
 
 
