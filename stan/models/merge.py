@@ -109,7 +109,9 @@ class Merge(nn.Module):
             nn.init.zeros_(last.bias)
             self.correction = nn.Sequential(nn.Conv2d(5, hidden, 3, padding=1), nn.ReLU(inplace=True), last)
 
-    def forward(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair) -> Merged:
+    def forward(
+        self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair, apart: Tensor | None = None
+    ) -> Merged:
         """Merge a clip.
 
         Args:
@@ -117,6 +119,7 @@ class Merge(nn.Module):
             cleaned: the same, with most of the noise gone. It gets no gradient.
             level: `(B, T, 1, h, w)`, standard deviation of the noise in units of the video.
             flow: displacements between neighbouring frames, at full resolution.
+            apart: `(B,)` bool, clips whose frames are left alone; None is none of them.
         """
         with torch.autocast(noisy.device.type, enabled=False):
             noisy, cleaned = noisy.float(), cleaned.detach().float()
@@ -127,14 +130,24 @@ class Merge(nn.Module):
             if len(order) > t:
                 noisy, cleaned, level = (x[:, order] for x in (noisy, cleaned, level))
                 flow = FlowPair(*(f[:, order] for f in flow))
-            merged = self._merge(noisy, cleaned, level, flow, t)
+            merged = self._merge(noisy, cleaned, level, flow, t, apart)
             return Merged(*(x[:, :t] for x in merged)) if len(order) > t else merged
 
-    def _merge(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair, real: int) -> Merged:
+    def _merge(
+        self,
+        noisy: Tensor,
+        cleaned: Tensor,
+        level: Tensor,
+        flow: FlowPair,
+        real: int,
+        apart: Tensor | None,
+    ) -> Merged:
         """`forward` of a clip of at least `slots` frames, of which the first `real` may be matches."""
         with torch.no_grad():
             offsets, frames, found = self._matches(cleaned, flow)  # of the other frames: K-1 of each
             missing = ((frames < 0) | (frames >= real)).movedim(-1, 2)  # (B, T, K-1, h, w)
+            if apart is not None:
+                missing = missing | apart.view(-1, 1, 1, 1, 1)
             frames = torch.where(missing.movedim(2, -1), -1, frames)
             fraction = offsets - offsets.floor()
             kept = (

@@ -24,7 +24,7 @@ from stan.models.merge import GRID, Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.unet import UNet
 from stan.registry import sources
-from stan.settings import ODD, above, at_least, complete
+from stan.settings import ODD, above, at_least, between, complete
 
 Positive = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
@@ -52,6 +52,7 @@ class TwoPassSettings:
         key_stride: distance of the candidates in the window, in pixels.
         patch: ps, side of the compared patches, in pixels.
         correction: channels inside the learned correction of the merge's weights; 0 is none.
+        apart: part of the training clips whose frames are not merged, so that the second pass knows single frames.
     """
 
     causal: bool = False
@@ -66,6 +67,7 @@ class TwoPassSettings:
     key_stride: Annotated[float, above(0)] = 1.0
     patch: Annotated[int, ODD] = 7
     correction: Natural = 8
+    apart: Annotated[float, between(0, 1)] = 0.1
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the settings of the offset source, and check all values.
@@ -114,6 +116,7 @@ class TwoPass(VideoDenoiser):
             least_frames=1,
         )
         self.first = UNet(planes + 1, planes, s.first_channels, s.first_depths)
+        self.apart = s.apart
         self.merge = (
             Merge(
                 temporal_window=s.temporal_window,
@@ -159,7 +162,8 @@ class TwoPass(VideoDenoiser):
         else:
             if flow is None:
                 flow = self.source(cleaned.detach())
-            merged = self.merge(noisy, cleaned, grid, flow)
+            apart = torch.rand(len(noisy), device=noisy.device) < self.apart if self.training else None
+            merged = self.merge(noisy, cleaned, grid, flow, apart)
         middle = blocks(merged.cleaned)
         known = [merged.remaining.flatten(0, 1), merged.evidence.flatten(0, 1)]
         x = torch.cat([y, first, blocks(merged.noisy), middle, level, *known], 1)

@@ -7,6 +7,7 @@ noisy = noise(clean, sigma, TorchRandom(device, seed, step, rank))
 
 from __future__ import annotations
 
+from stan.data.noise.footage import Footage as Footage
 from stan.data.noise.kinds import Noise, build, names
 from stan.data.noise.random import Key, NumpyRandom, Random, TorchRandom, entropy
 from stan.data.noise.sigma import SigmaRange, parse_sigma

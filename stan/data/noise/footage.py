@@ -1,0 +1,83 @@
+"""Noise as video files hold it: independent in luma, coarse in chroma, whose planes have half the resolution."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+
+from stan.data.noise.kinds import Noise
+from stan.data.noise.random import Random
+from stan.errors import ConfigError
+from stan.registry import noises
+from stan.settings import at_least, between
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of R, G and B in the luma (ITU-R BT.601)."""
+
+LUMA_GAIN = math.hypot(*LUMA)
+"""Standard deviation that white RGB noise of deviation 1 has in luma."""
+
+
+@noises.register("footage")
+class Footage(Noise):
+    """Gaussian noise in Y', Cb and Cr, with the chroma planes at half resolution, in a part of the clips; white RGB
+    noise in the others.
+
+    A network that has seen white noise alone leaves the coloured blotches in that most noisy video files have.
+    Sigma is the level of white RGB noise with the same noise in luma, which is also what the level of a video is
+    estimated as (`stan.inference.frame_sigma`). Noise is neither clipped nor rounded.
+
+    Which clips get it, and how strong their chroma noise is, is drawn anew at each call where `share` is not 0 or 1
+    or the two ratios differ.
+
+    Args:
+        share: part of the clips with noise in Y', Cb and Cr.
+        least_chroma: deviation in Cb and Cr as a multiple of that in Y', at least.
+        most_chroma: the same, at most.
+    """
+
+    def __init__(
+        self,
+        *,
+        share: Annotated[float, between(0, 1)] = 0.5,
+        least_chroma: Annotated[float, at_least(0)] = 0.3,
+        most_chroma: Annotated[float, at_least(0)] = 1.2,
+    ) -> None:
+        if least_chroma > most_chroma:
+            raise ConfigError(
+                f"noise footage: least_chroma={least_chroma:g} is above most_chroma={most_chroma:g}"
+            )
+        super().__init__(share=share, least_chroma=least_chroma, most_chroma=most_chroma)
+        self.share, self.least_chroma, self.most_chroma = share, least_chroma, most_chroma
+
+    def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
+        white = random.normal(clean.shape).to(clean.device)  # (..., T, 3, H, W)
+        height, width = clean.shape[-2:]
+        clips = clean.shape[:-4]
+        coarse = (*clean.shape[:-3], 2, -(-height // 2), -(-width // 2))
+        choice = random.stream("choice")
+        ratio = torch.full(clips, self.most_chroma, device=clean.device)
+        if self.least_chroma < self.most_chroma:
+            ratio = self.least_chroma + choice.uniform(clips).to(clean.device) * (
+                self.most_chroma - self.least_chroma
+            )
+        chroma = random.stream("chroma").normal(coarse).to(clean.device) * _for_clips(ratio)
+        chroma = chroma.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., :height, :width]
+        cb, cr = chroma.unbind(-3)
+        luma = sum(plane * weight for plane, weight in zip(white.unbind(-3), LUMA))
+        assert isinstance(luma, torch.Tensor)
+        luma = luma / LUMA_GAIN
+        coloured = LUMA_GAIN * torch.stack(
+            [luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb], -3
+        )
+        if self.share < 1:
+            chosen = choice.uniform(clips).to(clean.device) < self.share
+            coloured = torch.where(_for_clips(chosen), coloured, white)
+        return clean + coloured * std
+
+
+def _for_clips(values: torch.Tensor) -> torch.Tensor:
+    """One value for each clip, broadcast over its `(T, C, H, W)`."""
+    return values.reshape(*values.shape, 1, 1, 1, 1)
