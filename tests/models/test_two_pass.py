@@ -122,23 +122,9 @@ def test_a_short_clip_is_merged_with_its_own_frames_only(frames: int) -> None:
     )
 
 
-def test_frames_kept_apart_are_frames_alone() -> None:
-    clean = waves(5, 48, 48, (0.5, 0))
-    noisy, level = clean + noise_like(clean), level_of(clean)
-    with torch.no_grad():
-        merged = merge_of()(noisy, clean, level, flow_of((0.5, 0), 5, 48, 48), torch.tensor([True]))
-        single = [
-            merge_of()(noisy[:, [t]], clean[:, [t]], level[:, [t]], flow_of((0, 0), 1, 48, 48))
-            for t in range(5)
-        ]
-    for name in ("noisy", "cleaned", "remaining", "evidence"):
-        apart = torch.cat([getattr(one, name) for one in single], 1)
-        assert torch.allclose(getattr(merged, name), apart, atol=1e-6), name
-
-
 def tiny(**changes: object) -> TwoPass:
     torch.manual_seed(0)
-    settings = {"first_channels": [8, 8], "first_depths": [1, 1], "channels": [8, 8], "depths": [1, 1]}
+    settings = {"channels": [8, 8], "depths": [1, 1]}
     network = build("stan_tiny", **{**settings, **changes}).eval()
     assert isinstance(network, TwoPass)
     with torch.no_grad():
@@ -167,7 +153,7 @@ def test_a_causal_network_does_not_look_ahead() -> None:
 
 
 def test_the_last_estimate_is_the_output_and_both_passes_learn() -> None:
-    network = tiny(apart=0.0).train()
+    network = tiny()
     noisy = waves(5, 24, 32, (0.5, 0.5)) + noise_like(torch.zeros(1, 5, 3, 24, 32))
     first, last = network.estimates(noisy, 30.0)
     assert torch.allclose(last, network(noisy, 30.0), atol=1e-6)
@@ -201,7 +187,7 @@ def test_extreme_levels_stay_finite(sigma: float) -> None:
         ("channels", []),
         ("depths", [1]),
         ("key_stride", 0.0),
-        ("first_depths", [1, -1]),
+        ("passes", 0),
     ],
 )
 def test_settings_are_checked(setting: str, value: object) -> None:
