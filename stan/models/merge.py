@@ -38,6 +38,7 @@ class Merged(NamedTuple):
     Attributes:
         noisy: `(B, T, 3, H, W)`, the weighted mean of the aligned noisy frames.
         cleaned: `(B, T, 3, H, W)`, the same of the cleaned ones.
+        features: `(B, T, F, h, w)`, the same of the features.
         remaining: `(B, T, 1, h, w)`, standard deviation of the noise that `noisy` still has, known from the
             weights, in units of the video.
         evidence: `(B, T, 3, h, w)`: log(1 + misfit) of the best match in another frame, the same of the weighted
@@ -49,6 +50,7 @@ class Merged(NamedTuple):
 
     noisy: Tensor
     cleaned: Tensor
+    features: Tensor
     remaining: Tensor
     evidence: Tensor
     weights: Tensor
@@ -118,12 +120,15 @@ class Merge(nn.Module):
             nn.init.zeros_(last.bias)
             self.correction = nn.Sequential(nn.Conv2d(5, hidden, 3, padding=1), nn.ReLU(inplace=True), last)
 
-    def forward(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair) -> Merged:
+    def forward(
+        self, noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor, flow: FlowPair
+    ) -> Merged:
         """Merge a clip.
 
         Args:
             noisy: `(B, T, 3, H, W)`, H and W even.
             cleaned: the same, with most of the noise gone. It gets no gradient.
+            features: `(B, T, F, h, w)`, what else is to be merged in the same way; F may be 0.
             level: `(B, T, 1, h, w)`, standard deviation of the noise in units of the video.
             flow: displacements between neighbouring frames, at full resolution.
         """
@@ -131,15 +136,17 @@ class Merge(nn.Module):
             noisy, cleaned = noisy.float(), cleaned.detach().float()
             t = noisy.shape[1]
             if t == 1:
-                return alone(noisy, cleaned, level)
+                return alone(noisy, cleaned, features, level)
             order = [*range(t), *[t - 1] * (self.slots - t)]  # a short clip is filled up; copies are not used
             if len(order) > t:
-                noisy, cleaned, level = (x[:, order] for x in (noisy, cleaned, level))
+                noisy, cleaned, features, level = (x[:, order] for x in (noisy, cleaned, features, level))
                 flow = FlowPair(*(f[:, order] for f in flow))
-            merged = self._merge(noisy, cleaned, level, flow, t)
+            merged = self._merge(noisy, cleaned, features.float(), level, flow, t)
             return Merged(*(x[:, :t] for x in merged)) if len(order) > t else merged
 
-    def _merge(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair, real: int) -> Merged:
+    def _merge(
+        self, noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor, flow: FlowPair, real: int
+    ) -> Merged:
         """`forward` of a clip of at least `slots` frames, of which the first `real` may be matches."""
         with torch.no_grad():
             variance = level.square() + LEAST_VARIANCE  # (B, T, 1, h, w)
@@ -172,6 +179,9 @@ class Merge(nn.Module):
             full_offsets(offsets)[:, None],
             full(frames.movedim(-1, 2)).movedim(2, -1)[:, None],
         )
+        if features.shape[2]:
+            there = others.movedim(2, -1)[:, None], (offsets / GRID)[:, None], frames[:, None]
+            features = own * features + ops.gather(features, *there)  # (B, T, F, h, w)
         known = (near + wide).clamp(max=MOST_MISFIT)
         best = known.masked_fill(missing, MOST_MISFIT).amin(2, keepdim=True)
         evidence = torch.cat([best.log1p(), (others * known).sum(2, keepdim=True).log1p(), own], 2)
@@ -179,7 +189,7 @@ class Merge(nn.Module):
         this = torch.arange(noisy.shape[1], dtype=frames.dtype, device=frames.device)
         frames = torch.cat([this.view(1, -1, 1, 1, 1).expand_as(frames[..., :1]), frames], -1)
         offsets = torch.cat([torch.zeros_like(offsets[..., :1, :]), offsets], -2)
-        return Merged(mean[:, :, :3], mean[:, :, 3:], remaining, evidence, weights, offsets, frames)
+        return Merged(mean[:, :, :3], mean[:, :, 3:], features, remaining, evidence, weights, offsets, frames)
 
     def _matches(self, cleaned: Tensor, flow: FlowPair, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One match in each other searched frame: offsets `(B, T, h, w, K-1, 2)`, frames `(B, T, h, w, K-1)`, and
@@ -224,14 +234,14 @@ class Merge(nn.Module):
         return wide, strange.clamp(-1, 4)
 
 
-def alone(noisy: Tensor, cleaned: Tensor, level: Tensor) -> Merged:
+def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Merged:
     """The `Merged` of single frames: themselves, with all of their noise."""
     b, t, _, h, w = level.shape
     nothing, one = torch.zeros_like(level), torch.ones_like(level)
     evidence = torch.cat([torch.full_like(level, MOST_MISFIT).log1p(), nothing, one], 2)
     offsets = level.new_zeros(b, t, h, w, 1, 2)
     frames = torch.arange(t, dtype=torch.int32, device=level.device).view(1, t, 1, 1, 1).expand(b, t, h, w, 1)
-    return Merged(noisy, cleaned, level, evidence, one, offsets, frames)
+    return Merged(noisy, cleaned, features, level, evidence, one, offsets, frames)
 
 
 def repeated(x: Tensor, times: int) -> Tensor:

@@ -47,6 +47,7 @@ class TwoPassSettings:
         flow_settings: settings of the offset source.
         channels: features of each level, from the finest (half resolution) down.
         depths: residual units of each level.
+        features: channels at half resolution that a pass hands to the next one, merged like the frames.
         passes: how often the frames are cleaned: 1 is a network of single frames, each further one merges anew.
         temporal_window: wt, frames merged each side.
         window: ws, side of the search window around where the flow points.
@@ -60,6 +61,7 @@ class TwoPassSettings:
     flow_settings: dict[str, Any] = field(default_factory=dict)
     channels: tuple[Positive, ...] = (32, 64, 88)
     depths: tuple[Natural, ...] = (2, 1, 2)
+    features: Natural = 16
     passes: Positive = 2
     temporal_window: Positive = 2
     window: Positive = 5
@@ -111,7 +113,9 @@ class TwoPass(VideoDenoiser):
             least_frames=1,
         )
         self.passes = s.passes
-        self.clean = UNet(3 * planes + 2 + Merge.EVIDENCE, planes, s.channels, s.depths)
+        self.features = s.features
+        inputs = 3 * planes + s.features + 2 + Merge.EVIDENCE
+        self.clean = UNet(inputs, planes + s.features, s.channels, s.depths)
         self.merge = Merge(
             temporal_window=s.temporal_window,
             window=s.window,
@@ -143,20 +147,26 @@ class TwoPass(VideoDenoiser):
         assert noise_map is not None  # it is not blind
         t = noisy.shape[1]
         level = F.avg_pool2d(noise_map.flatten(0, 1), BLOCK).unflatten(0, (-1, t)).float()  # (B, T, 1, h, w)
-        merged = alone(noisy.float(), noisy.float(), level)
-        estimates = [self._clean(noisy, level, merged)]
+        features = level.new_zeros(*level.shape[:2], self.features, *level.shape[3:])
+        merged = alone(noisy.float(), noisy.float(), features, level)
+        clean, features = self._clean(noisy, level, merged)
+        estimates = [clean]
         for _ in range(self.passes - 1 if t > 1 else 0):
-            cleaned = estimates[-1].detach()
-            merged = self.merge(noisy, cleaned, level, self.source(cleaned) if flow is None else flow)
-            estimates.append(self._clean(noisy, level, merged))
+            seen = clean.detach()
+            merged = self.merge(noisy, seen, features, level, self.source(seen) if flow is None else flow)
+            clean, features = self._clean(noisy, level, merged)
+            estimates.append(clean)
         return estimates, merged
 
-    def _clean(self, noisy: Tensor, level: Tensor, merged: Merged) -> Tensor:
-        """One pass of the network: the merged frames and what is to be changed in them, `(B, T, 3, H, W)`."""
+    def _clean(self, noisy: Tensor, level: Tensor, merged: Merged) -> tuple[Tensor, Tensor]:
+        """One pass of the network: the merged frames with what is to be changed in them, `(B, T, 3, H, W)`, and the
+        features for the next pass, `(B, T, F, h, w)`."""
+        t = noisy.shape[1]
         mean = blocks(merged.noisy)  # (N, 12, h, w)
-        known = [x.flatten(0, 1) for x in (level, merged.remaining, merged.evidence)]
-        x = torch.cat([blocks(noisy), mean, blocks(merged.cleaned), *known], 1)
-        return unblocks(mean + each(self.clean, x), noisy.shape[1])
+        known = [x.flatten(0, 1) for x in (merged.features, level, merged.remaining, merged.evidence)]
+        result = each(self.clean, torch.cat([blocks(noisy), mean, blocks(merged.cleaned), *known], 1))
+        change, features = result[:, : mean.shape[1]], result[:, mean.shape[1] :]
+        return unblocks(mean + change, t), features.unflatten(0, (-1, t))
 
 
 def each(network: UNet, x: Tensor) -> Tensor:
