@@ -138,7 +138,13 @@ def test_features_are_merged_like_frames() -> None:
     with torch.no_grad():
         merged = merge_of()(clean, clean, small, level_of(clean), flow_of((2.0, -4.0), 5, 48, 64))
     mean = torch.nn.functional.avg_pool2d(merged.noisy[0], 2)[None]
-    inside = (0, 2, slice(None), slice(8, -8), slice(10, -10))  # no match of the middle frame leaves the picture
+    inside = (
+        0,
+        2,
+        slice(None),
+        slice(8, -8),
+        slice(10, -10),
+    )  # no match of the middle frame leaves the picture
     assert float((merged.features - mean)[inside].abs().max()) < 1e-5
 
 
