@@ -7,19 +7,16 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from stan.errors import ConfigError, StanError
 
 if TYPE_CHECKING:
-    import torch
-
     from stan.data.video import OutputSettings
-    from stan.inference import TilePlan
-    from stan.inference.denoise import Progress
-    from stan.inference.files import FileResult
+    from stan.inference import Options, Progress, TilePlan
+    from stan.inference.files import Result
     from stan.models import VideoDenoiser
 
 HELP = "denoise a video file, a folder of pictures, or a stream"
@@ -140,52 +137,74 @@ def run(args: argparse.Namespace) -> int:
 def _file(args: argparse.Namespace) -> int:
     from stan.inference.files import denoise_file, preview_file
 
-    for name, value in (("--size", args.size), ("--raw", args.raw), ("--window", args.window)):
-        if value is not None:
-            raise ConfigError(f"{name} goes with --stream only")
+    _refuse(args, ("--size", "--raw", "--window"), "goes with --stream only")
     if args.preview is not None and args.compare:
         raise ConfigError("--preview already shows noisy beside denoised: leave --compare out")
     settings = _settings(args)
     source = _source(args)
     model = _model(args)
-    common: dict[str, Any] = {
-        "strength": args.strength,
-        "overwrite": args.overwrite,
-        "tiles": _tiles(args),
-        "memory": args.memory,
-        "dtype": _dtype(args.precision),
-        "tell": _tell,
-    }
     with _bar() as progress:
+        options = _options(args, progress)
         if args.preview is not None:
-            result = preview_file(
-                model, source, args.output, args.preview, args.sigma, progress=progress, **common
-            )
+            result = preview_file(model, source, args.output, args.preview, options, settings)
         else:
-            result = denoise_file(
-                model,
-                source,
-                args.output,
-                args.sigma,
-                settings=settings,
-                compare=args.compare,
-                scenes=not args.no_scene_cuts,
-                progress=progress,
-                **common,
-            )
-    return _report(result)
+            result = denoise_file(model, source, args.output, options, settings)
+    return _report(result, args.strength)
 
 
-def _report(result: FileResult) -> int:
+def _stream(args: argparse.Namespace) -> int:
+    from stan.inference.stream import RawFormat, denoise_stream
+
+    _refuse(args, _STORED, "does not go with --stream: ffmpeg on the far side of the pipe does that")
+    _refuse(
+        args, _CUT, "does not go with --stream: whole frames are computed, as many at once as --window says"
+    )
+    raw = None
+    if args.raw is not None or args.size is not None:
+        if args.raw is None or args.size is None:
+            raise ConfigError("raw input needs both --raw FORMAT and --size WxH")
+        raw = RawFormat(args.size[1], args.size[0], args.raw)
+    model = _model(args)
+    with _bar() as progress:
+        result = denoise_stream(model, args.input, args.output, _options(args, progress), raw)
+    return _report(result, args.strength)
+
+
+_STORED = (
+    "--codec",
+    "--quality",
+    "--lossless",
+    "--pixel-format",
+    "--encoder-option",
+    "--compare",
+    "--preview",
+    "--salvage",
+    "--overwrite",
+    "--fps",
+)
+_CUT = ("--chunk", "--memory", "--tile", "--overlap")
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuse those of the arguments `names` that are given, be it as 0."""
+    for name in names:
+        value = getattr(args, name[2:].replace("-", "_"))
+        if value is not None and value is not False and value != []:
+            raise ConfigError(f"{name} {why}")
+
+
+def _report(result: Result, strength: float) -> int:
     if result.sigma is not None:
-        low, mean, high = result.sigma
+        low, mean, high = (level / strength for level in result.sigma)
         spread = "" if high - low < 0.05 else f" ({low:.1f} to {high:.1f})"
-        _tell(f"noise level {mean:.1f}{spread}")
+        scaled = "" if strength == 1 else f", denoised as {result.sigma[1]:.1f} (strength {strength:g})"
+        _tell(f"noise level {mean:.1f}{spread}{scaled}")
     speed = result.frames / max(result.seconds, 1e-9)
     counted = f"{result.frames} frames in {result.seconds:.1f} s ({speed:.2f} frames/s)"
     if not result.interrupted:
         _tell(counted)
-        print(result.output)
+        if result.output is not None:
+            print(result.output)
         return 0
     if result.output is None:
         _tell("interrupted before the first frame was done: nothing is written")
@@ -194,52 +213,22 @@ def _report(result: FileResult) -> int:
     return 130
 
 
-def _stream(args: argparse.Namespace) -> int:
-    from stan.inference.stream import RawFormat, denoise_stream
+def _options(args: argparse.Namespace, progress: Progress | None) -> Options:
+    import torch
 
-    file_only = {
-        "--codec": args.codec,
-        "--quality": args.quality,
-        "--lossless": args.lossless,
-        "--pixel-format": args.pixel_format,
-        "--encoder-option": args.encoder_option,
-        "--compare": args.compare,
-        "--preview": args.preview,
-        "--salvage": args.salvage,
-        "--overwrite": args.overwrite,
-        "--fps": args.fps,
-        "--chunk": args.chunk,
-        "--no-scene-cuts": args.no_scene_cuts,
-        "--memory": args.memory,
-        "--tile": args.tile,
-        "--overlap": args.overlap,
-    }
-    for name, value in file_only.items():
-        if value:
-            raise ConfigError(
-                f"{name} does not go with --stream: ffmpeg on the far side of the pipe does that"
-            )
-    raw = None
-    if args.raw is not None or args.size is not None:
-        if args.raw is None or args.size is None:
-            raise ConfigError("raw input needs both --raw FORMAT and --size WxH")
-        raw = RawFormat(args.size[1], args.size[0], args.raw)
-    model = _model(args)
-    with _bar() as progress:
-        frames = denoise_stream(
-            model,
-            args.input,
-            args.output,
-            args.sigma,
-            raw=raw,
-            strength=args.strength,
-            window=args.window,
-            dtype=_dtype(args.precision),
-            progress=progress,
-            tell=_tell,
-        )
-    _tell(f"{frames} frames")
-    return 0
+    from stan.inference import Options
+
+    return Options(
+        sigma=args.sigma,
+        strength=args.strength,
+        scenes=not args.no_scene_cuts,
+        tiles=_tiles(args),
+        memory=args.memory,
+        window=args.window,
+        dtype={"32": None, "bf16": torch.bfloat16, "16": torch.float16}[args.precision],
+        progress=progress,
+        tell=_tell,
+    )
 
 
 def _settings(args: argparse.Namespace) -> OutputSettings:
@@ -251,7 +240,9 @@ def _settings(args: argparse.Namespace) -> OutputSettings:
         if not key or not equals:
             raise ConfigError(f"--encoder-option {pair!r} is not KEY=VALUE, e.g. preset=slow")
         options[key] = value
-    return OutputSettings(args.codec, args.quality, args.lossless, args.pixel_format, options)
+    return OutputSettings(
+        args.codec, args.quality, args.lossless, args.pixel_format, options, args.compare, args.overwrite
+    )
 
 
 def _source(args: argparse.Namespace) -> Any:
@@ -306,12 +297,6 @@ def _tiles(args: argparse.Namespace) -> TilePlan | None:
         overlap = min(plan.overlap, min(args.tile) // 4) if args.overlap is None else args.overlap
         return replace(plan, height=args.tile[0], width=args.tile[1], overlap=overlap)
     return plan if args.overlap is None else replace(plan, overlap=args.overlap)
-
-
-def _dtype(precision: str) -> torch.dtype | None:
-    import torch
-
-    return {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[precision]
 
 
 @contextmanager

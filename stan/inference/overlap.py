@@ -129,7 +129,10 @@ class Reading(Generic[T]):
 
 
 class Writing(Generic[T]):
-    """A thread that calls ``consume`` on what is put, in order; at most ``room`` items wait."""
+    """A thread that calls ``consume`` on what is put, in order; at most ``room`` items wait.
+
+    Leaving its context waits until all is consumed (`close`), or after an exception forgets it (`abort`).
+    """
 
     def __init__(self, consume: Callable[[T], Any], room: int, name: str = "stan-write") -> None:
         self._consume = consume
@@ -175,6 +178,18 @@ class Writing(Generic[T]):
         """Forget what waits and end the thread."""
         self._channel.close(drop=True)
         self._worker.wait()
+
+    def __enter__(self) -> Writing[T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.close()
+        finally:
+            self.abort()
 
 
 def uninterrupted(action: Callable[[], Any]) -> None:

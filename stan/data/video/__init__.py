@@ -11,11 +11,12 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+from stan.data.frame import Frame
 from stan.data.frames import is_image
 from stan.data.video.output import OutputSettings, open_output
 from stan.data.video.picture_writer import PictureWriter
 from stan.data.video.pictures import PicturesClip, find_pictures
-from stan.data.video.properties import CopiedPacket, Frame, Properties
+from stan.data.video.properties import CopiedPacket, Properties, beside
 from stan.data.video.reader import VideoClip
 from stan.data.video.writer import VideoWriter
 from stan.errors import VideoError
@@ -29,6 +30,7 @@ __all__ = [
     "Properties",
     "VideoClip",
     "VideoWriter",
+    "beside",
     "find_pictures",
     "open_output",
     "open_source",

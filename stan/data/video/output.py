@@ -12,7 +12,7 @@ from stan.data.frames import IMAGE_SUFFIXES, is_image
 from stan.data.video.codecs import CODECS, VIDEO_SUFFIXES, choose_encoding
 from stan.data.video.picture_writer import PICTURE_FORMATS, PictureWriter, is_replaceable
 from stan.data.video.pictures import PicturesClip
-from stan.data.video.properties import Properties
+from stan.data.video.properties import doubled
 from stan.data.video.reader import VideoClip
 from stan.data.video.writer import VideoWriter, cannot_write
 from stan.errors import VideoError
@@ -23,7 +23,9 @@ class OutputSettings:
     """How a result is stored; what is None or empty is chosen to be most like the source.
 
     ``codec``: of a video ``h264 h265 vp9 av1 ffv1 prores``, of pictures ``png jpeg tiff``. ``quality``: on
-    the codec's own scale. ``pixel_format`` and ``options``: FFmpeg's names, for the encoder.
+    the codec's own scale. ``pixel_format`` and ``options``: FFmpeg's names, for the encoder. ``compare``:
+    noisy and denoised side by side. ``overwrite``: what is there may be replaced: a file, or a folder that
+    holds nothing but pictures.
     """
 
     codec: str | None = None
@@ -31,15 +33,12 @@ class OutputSettings:
     lossless: bool = False
     pixel_format: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    compare: bool = False
+    overwrite: bool = False
 
 
 def open_output(
-    output: str | os.PathLike[str],
-    source: VideoClip | PicturesClip,
-    properties: Properties,
-    settings: OutputSettings,
-    *,
-    overwrite: bool = False,
+    output: str | os.PathLike[str], source: VideoClip | PicturesClip, settings: OutputSettings
 ) -> VideoWriter | PictureWriter:
     """Begin to write ``output``.
 
@@ -47,10 +46,8 @@ def open_output(
         output: a video by its ending (`VIDEO_SUFFIXES`); a picture by its ending if the source has one frame;
             else a folder, to
             which a name without an ending, with a slash behind it, or of an existing folder points.
-        source: whose streams and metadata are copied.
-        properties: of the pictures to be written.
+        source: whose streams, metadata and properties are kept.
         settings: how.
-        overwrite: what is there may be replaced: a file, or a folder that holds nothing but pictures.
 
     Raises:
         VideoError: a place that cannot be written, exists, or is the source itself; settings that do not go
@@ -59,7 +56,8 @@ def open_output(
     text = os.fspath(output)
     path = Path(text)
     folder = _is_folder(text)
-    _check_place(path, folder, source, overwrite)
+    _check_place(path, folder, source, settings.overwrite)
+    properties = doubled(source.properties) if settings.compare else source.properties
     if not folder and path.suffix.lower() in VIDEO_SUFFIXES:
         encoding = choose_encoding(
             path,

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import torch
 
+from stan.data.frame import Frame
 from stan.data.frames import is_image
 from stan.data.video.pictures import write_picture
 from stan.data.video.pixels import describe
-from stan.data.video.properties import Frame, Properties, upright
+from stan.data.video.properties import Properties, upright
 from stan.data.video.writer import cannot_write
 from stan.errors import VideoError
 

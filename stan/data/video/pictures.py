@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from stan.data.clips import Clip
+from stan.data.frame import Frame
 from stan.data.frames import IMAGE_SUFFIXES, is_image, natural_key
 from stan.data.video.colour import FULL, Colour
-from stan.data.video.properties import Frame, Properties, to_uint8
+from stan.data.video.properties import Properties, to_uint8
 from stan.errors import VideoError
 
 _SRGB = Colour(matrix=0, range=FULL, primaries=1, transfer=13)
@@ -89,6 +90,14 @@ class PicturesClip(Clip):
                 )
             rgb, alpha = _to_float(picture)
             yield Frame(rgb, alpha, pts=number, duration=1, name=path.stem)
+
+    def frames_and_packets(self, copied: Sequence[int] = ()) -> Iterator[Frame]:
+        """All frames; pictures have no other streams. (As `VideoClip` has it.)"""
+        return self.frames()
+
+    def damage_found(self, frames: int) -> list[str]:
+        """Nothing: a damaged picture is an error. (As `VideoClip` has it.)"""
+        return []
 
 
 def find_pictures(place: str | os.PathLike[str]) -> list[Path]:

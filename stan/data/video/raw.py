@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 import av
 import av.error
 
+from stan.data.frame import Frame
 from stan.data.video.colour import FULL, LIMITED, Colour
 from stan.data.video.pixels import PictureDecoder, PictureEncoder, describe
-from stan.data.video.properties import Frame, Properties
+from stan.data.video.properties import Properties
 from stan.errors import VideoError
 
 _MAGIC = b"YUV4MPEG2"

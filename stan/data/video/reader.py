@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from stan.data.clips import Clip
+from stan.data.frame import Frame
 from stan.data.video.colour import UNSPECIFIED, Colour
 from stan.data.video.container import first_frame, open_container, scan, video_stream
 from stan.data.video.pixels import describe
-from stan.data.video.properties import CopiedPacket, Frame, Properties, to_uint8
+from stan.data.video.properties import CopiedPacket, Properties, to_uint8
 from stan.data.video.session import Session, Source
 from stan.errors import VideoError
 
@@ -123,6 +124,13 @@ class VideoClip(Clip):
         if session.damaged:
             places = len(session.damaged)
             self.damage.append(f"damaged in {places} places, the first near frame {session.damaged[0]}")
+
+    def damage_found(self, frames: int) -> list[str]:
+        """What was found wrong while the file was read, in lines; ``frames`` of it came out."""
+        lines = [f"{self.path}: {line}" for line in self.damage]
+        if frames != len(self):
+            lines.append(f"{self.path}: {frames} of {len(self)} frames could be decoded")
+        return lines
 
     def close(self) -> None:
         """Let go of the file; reading opens it again."""

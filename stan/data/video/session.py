@@ -13,9 +13,10 @@ from pathlib import Path
 import av
 import av.error
 
+from stan.data.frame import Frame
 from stan.data.video.container import Index, demux, open_container, reason_of
 from stan.data.video.pixels import PictureDecoder
-from stan.data.video.properties import CopiedPacket, Frame, Properties
+from stan.data.video.properties import CopiedPacket, Properties
 from stan.errors import VideoError
 
 _inherited: list[object] = []  # decoders of the process that this one was forked from

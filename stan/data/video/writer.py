@@ -13,9 +13,10 @@ from typing import Any
 import av
 import av.error
 
+from stan.data.frame import Frame
 from stan.data.video.codecs import Encoding
 from stan.data.video.pixels import PictureEncoder
-from stan.data.video.properties import CopiedPacket, Frame, Properties
+from stan.data.video.properties import CopiedPacket, Properties
 from stan.data.video.reader import VideoClip
 from stan.errors import VideoError
 
@@ -74,15 +75,20 @@ class VideoWriter:
 
     @property
     def copied(self) -> tuple[int, ...]:
-        """Indices of the source's streams whose packets are to be handed to `write_packet`."""
+        """Indices of the source's streams whose packets are to be handed to `write`."""
         return tuple(self._copies)
 
-    def write(self, frame: Frame) -> None:
-        """Encode a frame.
+    def write(self, frame: Frame | CopiedPacket) -> None:
+        """Encode a frame, or copy a packet of one of the streams `copied` when the pictures have come as far
+        as its time.
 
         Raises:
             VideoError: the disk is full or gone.
         """
+        if isinstance(frame, CopiedPacket):
+            frame.packet.stream = self._copies[frame.stream]
+            self._waiting.append(frame.packet)
+            return
         picture = self._encode(frame.rgb, frame.alpha)
         picture.pts = frame.pts
         picture.time_base = self.properties.time_base
@@ -93,11 +99,6 @@ class VideoWriter:
         while self._waiting and _time(self._waiting[0]) <= now:
             packet = self._waiting.popleft()
             self._guarded(lambda packet=packet: self._container.mux_one(packet))
-
-    def write_packet(self, copied: CopiedPacket) -> None:
-        """Copy a packet of one of the streams `copied`, when the pictures have come as far as its time."""
-        copied.packet.stream = self._copies[copied.stream]
-        self._waiting.append(copied.packet)
 
     def finish(self, path: Path | None = None, *, complete: bool = True) -> Path:
         """Close the file and give it its final name, or ``path``; what was there is replaced.
