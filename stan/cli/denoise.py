@@ -85,7 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K=V",
         help="for the encoder, e.g. preset=slow; again for more",
     )
-    result.add_argument("--fps", type=float, metavar="R", help="frames a second of pictures (default 25)")
+    result.add_argument(
+        "--fps", metavar="R", help="frames a second of pictures, e.g. 30000/1001 (default 25)"
+    )
     result.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     result.add_argument("--compare", action="store_true", help="write noisy and denoised side by side")
     result.add_argument(
@@ -256,22 +258,10 @@ def _source(args: argparse.Namespace) -> Any:
 
 
 def _model(args: argparse.Namespace) -> VideoDenoiser:
-    import torch
-
+    from stan.inference.device import choose_device
     from stan.models import load
 
-    name = args.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        if "device type" in reason:
-            reason = "torch knows no such device, only cpu, cuda, cuda:1 and the like"
-        raise ConfigError(f"device {name!r} cannot be used: {reason}; see `stan doctor`") from None
-    model = load(args.checkpoint, device=str(device))
+    model = load(args.checkpoint, device=str(choose_device(args.device)))
     if args.blind and not model.blind:
         raise StanError(
             f"{args.checkpoint} is not blind: it takes a noise level; use --sigma S or --sigma auto"
@@ -294,7 +284,9 @@ def _tiles(args: argparse.Namespace) -> TilePlan | None:
     if args.chunk is not None:
         plan = TilePlan(frames=args.chunk, frame_overlap=max(0, min(plan.frame_overlap, args.chunk - 1)))
     if args.tile is not None:
-        overlap = min(plan.overlap, min(args.tile) // 4) if args.overlap is None else args.overlap
+        overlap = args.overlap
+        if overlap is None:
+            overlap = max(0, min(plan.overlap, min(args.tile) // 4))
         return replace(plan, height=args.tile[0], width=args.tile[1], overlap=overlap)
     return plan if args.overlap is None else replace(plan, overlap=args.overlap)
 

@@ -18,6 +18,7 @@ class Frame:
         pts: time of presentation in units of the source's ``time_base``.
         duration: in the same units; 0 is not known.
         name: the file name of a picture, without its ending.
+        damaged: whether the decoder had to make up a part of it.
         begins_scene: whether no frame before belongs to the same scene.
         sigma: standard deviation of its noise in 8-bit units: a number, or a map (1, H, W) or (H, W); None is
             not known, or not needed.
@@ -29,6 +30,7 @@ class Frame:
     pts: int = 0
     duration: int = 0
     name: str = ""
+    damaged: bool = False
     begins_scene: bool = False
     sigma: float | Tensor | None = None
     noisy: Tensor | None = None

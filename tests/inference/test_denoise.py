@@ -19,7 +19,7 @@ from torch import Tensor
 import stan
 from stan.errors import ConfigError, StanError
 from stan.flow import FlowPair, OffsetSource
-from stan.inference import SigmaRangeWarning, TilePlan, denoise, denoise_chunks
+from stan.inference import Options, SigmaRangeWarning, TilePlan, denoise, denoise_chunks
 from stan.models import Trained
 from tests.inference.networks import Convolutions, StandIn, identity
 
@@ -265,6 +265,32 @@ def test_wrong_videos_get_one_clear_line(wrong: Tensor, words: str) -> None:
     with pytest.raises(StanError, match=words) as caught:
         denoise(identity(), wrong)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_pixels_that_are_no_numbers_are_refused(value: float, dtype: torch.dtype) -> None:
+    noisy = torch.full((4, 3, 8, 8), 0.5, dtype=dtype)
+    noisy[2, 1, 3, 3:5] = value
+    with pytest.raises(StanError, match="frame 2 has 2 pixels that are NaN or infinite"):
+        denoise(identity(), noisy)
+
+
+def test_a_device_that_cannot_compute_gets_one_line() -> None:
+    for name, words in (("meta", "computes shapes only"), ("abacus", "no such device"), ("cpu:x", "no such")):
+        with pytest.raises(ConfigError, match=words):
+            denoise(identity(), video(2, 8, 8), device=name)
+
+
+def test_options_are_one_record_or_its_fields() -> None:
+    noisy = video(4, 8, 8)
+    options = Options(sigma=51, strength=2.0, clamp=True)
+    once = denoise(Noted(), noisy, options=options)
+    assert torch.allclose(once, torch.tensor(0.4))
+    assert torch.equal(once, denoise(Noted(), noisy, 51, strength=2.0, clamp=True))
+    assert torch.allclose(denoise(Noted(), noisy, 25.5, options), torch.tensor(0.2))
+    with pytest.raises(TypeError, match="tile"):
+        denoise(Noted(), noisy, 51, tile=SMALL)
 
 
 def test_frames_of_different_sizes_are_named() -> None:

@@ -199,6 +199,33 @@ def test_changing_noise_is_followed(tmp_path: Path) -> None:
     assert seen[-1] == pytest.approx(32, rel=0.2)
 
 
+def cut_between_levels(first: float, second: float, each: int = 8) -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 of two scenes that have nothing in common, with noise of two levels."""
+    rng = np.random.default_rng(0)
+    scenes = [
+        moving_picture(seed, each, 72, 96).astype(np.float32) * 0.3 + offset
+        for seed, offset in ((1, 50), (2, 130))
+    ]
+    levels = np.repeat([first, second], each)[:, None, None, None]
+    noisy = np.concatenate(scenes) + rng.normal(0, 1, (2 * each, 72, 96, 3)) * levels
+    return noisy.round().clip(0, 255).astype(np.uint8)
+
+
+def test_a_cut_forgets_the_noise_before_it(tmp_path: Path) -> None:
+    """Sigma 40, then a cut to sigma 5: the first frame behind the cut is already at 5."""
+    (tmp_path / "in").mkdir()
+    for k, frame in enumerate(cut_between_levels(40, 5)):
+        write_picture(tmp_path / "in" / f"{k}.png", frame)
+    seen: list[float] = []
+    options = Options(sigma="auto", tiles=TilePlan(frames=8, frame_overlap=0))
+    denoise_file(not_blind(seen), tmp_path / "in", tmp_path / "out", options)
+    assert seen[7] == pytest.approx(40, rel=0.1)
+    np.testing.assert_allclose(seen[8:], 5, rtol=0.25)
+    seen.clear()
+    denoise_file(not_blind(seen), tmp_path / "in", tmp_path / "one", replace(options, scenes=False))
+    assert seen[8] > 30  # taken as one scene, the median is still that of the frames before
+
+
 def test_sigma_that_does_not_go_with_the_model(tmp_path: Path) -> None:
     source = write_video(tmp_path / "in.mkv", smooth_frames(3, 32, 32, "yuv420p"), codec="ffv1")
     lines: list[str] = []
@@ -281,6 +308,71 @@ def test_preview(tmp_path: Path) -> None:
     assert result.frames == 40
     with pytest.raises(StanError, match="at least 1"):
         preview_file(model, source, tmp_path / "three.mp4", 0)
+
+
+def test_a_preview_has_the_noise_levels_of_the_whole(tmp_path: Path) -> None:
+    """Places do not share a median: each has the level that it has when the whole file is denoised."""
+    (tmp_path / "in").mkdir()
+    for k, frame in enumerate(cut_between_levels(40, 5, each=16)):
+        write_picture(tmp_path / "in" / f"{k:02d}.png", frame)
+
+    def noise_map(noisy: Tensor, level: Tensor | None, _: object) -> Tensor:
+        assert level is not None
+        return level.expand_as(noisy)
+
+    model = StandIn(noise_map, blind=False)
+    options = Options(sigma="auto", tiles=TilePlan(frames=8, frame_overlap=0))
+    denoise_file(model, tmp_path / "in", tmp_path / "out", options)
+    preview_file(model, tmp_path / "in", tmp_path / "out.mp4", 8, options)
+    names = sorted(p.name for p in (tmp_path / "out.preview").iterdir())
+    assert len(names) == 8
+    for name in names:
+        whole = read_picture(tmp_path / "out" / f"{int(name[:5]):02d}.png")
+        assert abs(int(read_picture(tmp_path / "out.preview" / name)[0, -1, 0]) - int(whole[0, 0, 0])) <= 1
+
+
+def test_a_preview_takes_one_scene_where_it_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for k in range(3):
+        write_picture(tmp_path / "in" / f"{k}.png", np.full((40, 64, 3), (0, 200, 200)[k], np.uint8))
+    shown: list[int] = []
+    for scenes, name in ((True, "a.mp4"), (False, "b.mp4")):
+        preview_file(smoother(), tmp_path / "in", tmp_path / name, 1, replace(TILES, scenes=scenes))
+        shown.append(int(read_picture(tmp_path / f"{name[0]}.preview" / "00001.png")[0, -1, 0]))
+    assert shown == [200, 133]  # a mean over the scene, and over all frames
+
+
+def test_a_preview_says_what_it_does_not_show(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "in.mkv", smooth_frames(6, 32, 32, "yuv420p"), codec="ffv1")
+    lines: list[str] = []
+    settings = OutputSettings(codec="h265", quality=0, pixel_format="yuv444p")
+    preview_file(identity(), source, tmp_path / "o.mp4", 1, replace(TILES, tell=lines.append), settings)
+    assert [line for line in lines if "does not show codec, quality, pixel format" in line]
+    lines.clear()
+    preview_file(identity(), source, tmp_path / "p.mp4", 1, replace(TILES, tell=lines.append))
+    assert lines == []
+
+
+def test_a_file_with_pixels_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for k in range(3):
+        picture = np.full((8, 9, 3), 0.5, np.float32)
+        picture[:k, 0, 1] = np.nan
+        write_picture(tmp_path / "in" / f"{k}.tif", picture)
+    with pytest.raises(StanError, match="frame 1 has 1 pixels that are NaN or infinite"):
+        denoise_file(identity(), tmp_path / "in", tmp_path / "out", TILES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize("size", [(2, 8000), (1, 500), (3, 3000)])
+@pytest.mark.parametrize("pixel_format", ["yuv444p", "gbrp12le"])
+def test_narrow_frames_without_loss(tmp_path: Path, size: tuple[int, int], pixel_format: str) -> None:
+    """FFV1 cannot cut such frames into slices, and needs not."""
+    stored = random_frame(*size, pixel_format, 0)
+    source = write_video(tmp_path / "in.mkv", [stored], codec="ffv1", options={"level": "1"})
+    denoise_file(identity(), source, tmp_path / "out.mkv", TILES, LOSSLESS)
+    before, after = (next(open_source(p).frames()).rgb for p in (source, tmp_path / "out.mkv"))
+    assert torch.equal(before, after)
 
 
 def test_progress_counts_frames(tmp_path: Path) -> None:

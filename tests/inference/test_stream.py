@@ -139,6 +139,8 @@ def test_flow_is_estimated_once_per_pair_and_lies_where_it_belongs() -> None:
 def test_a_window_that_is_too_short() -> None:
     with pytest.raises(StanError, match="window=2 frames must be at least 3"):
         StreamDenoiser(StandIn(lambda noisy, _, __: noisy, temporal_reach=2), Options(window=2))
+    with pytest.raises(StanError, match="at most 1000"):
+        StreamDenoiser(identity(), Options(window=10**20))
 
 
 def test_raw_bytes_pass_an_identity_unchanged() -> None:
@@ -182,6 +184,29 @@ def test_given_and_estimated_sigma_reach_the_network() -> None:
     np.testing.assert_allclose(seen, 20.0, rtol=0.1)
     assert any("estimated" in line for line in lines)
     assert any("delay of 0 frames" in line for line in lines)
+
+
+def test_a_cut_forgets_the_noise_before_it() -> None:
+    seen: list[float] = []
+
+    def core(noisy: Tensor, noise_map: Tensor | None, _: object) -> Tensor:
+        assert noise_map is not None
+        seen.append(float(noise_map[0, -1].mean()) * 255)
+        return noisy
+
+    generator = torch.Generator().manual_seed(0)
+    noise = (
+        torch.randn(10, 3, 64, 64, generator=generator)
+        * torch.tensor([40.0] * 5 + [5.0] * 5)[:, None, None, None]
+    )
+    video = (torch.tensor([0.3] * 5 + [0.7] * 5)[:, None, None, None] + noise / 255).clamp(0, 1)
+    model = causal(StandIn(core, blind=False))
+    for scenes in (True, False):
+        seen.clear()
+        options = Options(sigma="auto", scenes=scenes)
+        denoise_stream(model, io.BytesIO(raw(list(video))), io.BytesIO(), options, RawFormat(64, 64, "rgb24"))
+        assert seen[4] == pytest.approx(40, rel=0.15)
+        assert seen[5] == pytest.approx(5 if scenes else 40, rel=0.15)
 
 
 @pytest.mark.parametrize("delay", [0, 1])

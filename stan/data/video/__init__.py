@@ -38,7 +38,7 @@ __all__ = [
 
 
 def open_source(
-    place: str | os.PathLike[str], *, fps: Fraction | float = 25, salvage: bool = False
+    place: str | os.PathLike[str], *, fps: Fraction | float | str = 25, salvage: bool = False
 ) -> VideoClip | PicturesClip:
     """Open a video file, a folder of pictures, a single picture, or a glob pattern of pictures.
 

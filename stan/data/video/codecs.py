@@ -69,6 +69,7 @@ CODECS = {
     ),
     "prores": Codec("prores_ks", (".mov", ".mkv"), None, options={"vendor": "apl0"}, delivery=False),
 }
+_LEAST_SLICED, _NO_SLICES = 4, {"level": "1", "g": "1"}  # narrower frames FFV1 cannot cut into slices
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 
 
@@ -133,7 +134,8 @@ def choose_encoding(
             "use --lossless with .mkv, or a folder of pictures"
         )
     encoder = _available("libx264rgb" if _as_rgb(name, want, lossless) else known.encoder, name)
-    settings = {**known.options, **((known.lossless or {}) if lossless else _quality(name, known, quality))}
+    usual = _NO_SLICES if name == "ffv1" and source.width < _LEAST_SLICED else known.options
+    settings = {**usual, **((known.lossless or {}) if lossless else _quality(name, known, quality))}
     if lossless and quality is not None:
         raise VideoError(f"quality {quality} has no meaning with lossless: give one of them")
     chosen = pixel_format or _nearest_format(encoder, known, want, source, lossless)

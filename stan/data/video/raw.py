@@ -50,7 +50,13 @@ class RawReader:
         p = self.properties
         self._decoder: Any = _codec("r", p.height, p.width, p.pixel_format)
         encoder = _codec("w", p.height, p.width, p.pixel_format)
-        self._bytes = len(bytes(encoder.encode(av.VideoFrame(p.width, p.height, p.pixel_format))[0]))
+        try:
+            self._bytes = len(bytes(encoder.encode(av.VideoFrame(p.width, p.height, p.pixel_format))[0]))
+        except (av.error.FFmpegError, OverflowError, MemoryError):
+            raise VideoError(
+                f"frames of {p.width}x{p.height} {p.pixel_format} are larger than can be held: "
+                "is the stream's size right?"
+            ) from None
         self._picture = PictureDecoder()
 
     def __iter__(self) -> Iterator[Frame]:

@@ -103,6 +103,7 @@ class VideoClip(Clip):
                 continue
             if number > expected and not self.salvage:
                 break
+            self._check_damage(frame, number)
             expected = number + 1
             if expected >= stop:
                 self._session = session
@@ -120,10 +121,23 @@ class VideoClip(Clip):
         file's own.
         """
         session = Session(self._source, 0, copied, threads=0)
-        yield from session
+        number = 0
+        for item in session:
+            if isinstance(item, Frame):
+                self._check_damage(item, number)
+                number += 1
+            yield item
         if session.damaged:
             places = len(session.damaged)
             self.damage.append(f"damaged in {places} places, the first near frame {session.damaged[0]}")
+
+    def _check_damage(self, frame: Frame, number: int) -> None:
+        if frame.damaged and not self.salvage:
+            place = f"after frame {number - 1}" if number else "at its start"
+            raise VideoError(
+                f"{self.path}: damaged {place}: the decoder guesses a part of the next frame; "
+                "--salvage takes it so"
+            )
 
     def damage_found(self, frames: int) -> list[str]:
         """What was found wrong while the file was read, in lines; ``frames`` of it came out."""

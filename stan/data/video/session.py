@@ -134,7 +134,8 @@ class Session:
             self.damaged.append(number)
         self._seen += 1
         rgb, alpha = self._decode(picture, properties.colour)
-        return Frame(rgb, alpha, self._pts_of(picture), picture.duration or 0)
+        pts, duration = self._pts_of(picture), picture.duration or 0
+        return Frame(rgb, alpha, pts, duration, damaged=bool(picture.is_corrupt))
 
     def _pts_of(self, picture: av.VideoFrame) -> int:
         """A time that rises from frame to frame, made up where the file has none."""

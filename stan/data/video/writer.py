@@ -70,7 +70,8 @@ class VideoWriter:
             raise VideoError(
                 f"{encoding.encoder} cannot write {size} {encoding.pixel_format} into {path.suffix} "
                 f"({' '.join(f'{k}={v}' for k, v in encoding.options.items())}): "
-                f"{getattr(error, 'strerror', None) or error}; try another --codec, or --lossless with .mkv"
+                f"{getattr(error, 'strerror', None) or error}; try another --codec, or "
+                + ("a folder of pictures" if encoding.encoder == "ffv1" else "--lossless with .mkv")
             ) from None
 
     @property
@@ -168,6 +169,8 @@ class VideoWriter:
                     self._stream.disposition = stream.disposition
                     continue
                 try:
+                    if stream.type == "attachment" and self.path.suffix.lower() != ".mkv":
+                        raise ValueError("attachments are Matroska's")  # FFmpeg itself notices too late
                     copy: Any = self._container.add_stream_from_template(stream, opaque=True)
                 except (av.error.FFmpegError, ValueError) as error:
                     name = getattr(stream.codec_context, "name", None) or "unknown codec"

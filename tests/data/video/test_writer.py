@@ -203,6 +203,20 @@ def test_rgb_becomes_tagged_bt709(tmp_path: Path) -> None:
     assert np.abs(shown.astype(int) - meant).mean() < 6  # 4:2:0 of hard edges
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".webm", ".mkv"])
+def test_an_attachment_stays_or_is_named(tmp_path: Path, suffix: str) -> None:
+    """Only Matroska holds attachments (fonts, say); elsewhere that is told, and the video is written."""
+    source = write_video(tmp_path / "in.mkv", smooth_frames(3, 48, 32, "yuv420p"))
+    (tmp_path / "font.ttf").write_bytes(bytes(999))
+    attach = ["-attach", tmp_path / "font.ttf", "-metadata:s:t", "mimetype=application/x-truetype-font"]
+    ffmpeg("-i", source, *attach, "-c", "copy", tmp_path / "rich.mkv")
+    writer = copy(tmp_path / "rich.mkv", tmp_path / f"out{suffix}")
+    kinds = [s["codec_type"] for s in probe(tmp_path / f"out{suffix}")["streams"]]
+    assert kinds == (["video", "attachment"] if suffix == ".mkv" else ["video"])
+    assert any("attachment stream 1" in note for note in writer.notes) == (suffix != ".mkv")
+    assert len(probe_times(tmp_path / f"out{suffix}")) == 3
+
+
 def test_subtitles_chapters_and_second_sound_are_copied(tmp_path: Path, phone: Path) -> None:
     (tmp_path / "s.srt").write_text("1\n00:00:00,000 --> 00:00:00,300\nhello\n")
     (tmp_path / "chapters.txt").write_text(
