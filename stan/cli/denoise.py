@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+from stan.cli.progress import progress_bar
 from stan.errors import ConfigError, StanError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _file(args: argparse.Namespace) -> int:
     settings = _settings(args)
     source = _source(args)
     model = _model(args)
-    with _bar() as progress:
+    with progress_bar("denoising", _tell) as progress:
         options = _options(args, progress)
         if args.preview is not None:
             result = preview_file(model, source, args.output, args.preview, options, settings)
@@ -167,7 +168,7 @@ def _stream(args: argparse.Namespace) -> int:
             raise ConfigError("raw input needs both --raw FORMAT and --size WxH")
         raw = RawFormat(args.size[1], args.size[0], args.raw)
     model = _model(args)
-    with _bar() as progress:
+    with progress_bar("denoising", _tell) as progress:
         result = denoise_stream(model, args.input, args.output, _options(args, progress), raw)
     return _report(result, args.strength)
 
@@ -215,7 +216,7 @@ def _report(result: Result, strength: float) -> int:
     return 130
 
 
-def _options(args: argparse.Namespace, progress: Progress | None) -> Options:
+def _options(args: argparse.Namespace, progress: Progress) -> Options:
     import torch
 
     from stan.inference import Options
@@ -289,41 +290,6 @@ def _tiles(args: argparse.Namespace) -> TilePlan | None:
             overlap = max(0, min(plan.overlap, min(args.tile) // 4))
         return replace(plan, height=args.tile[0], width=args.tile[1], overlap=overlap)
     return plan if args.overlap is None else replace(plan, overlap=args.overlap)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """A progress bar with frames a second and time left, if standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-
-    columns = (
-        TextColumn("denoising"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.fields[count]} frames"),
-        TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
-        task = bar.add_task("", total=None, count="?", speed="")
-
-        def update(done: float, total: int | None) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                completed=done,
-                total=total,
-                count="?" if total is None else total,
-                speed="" if speed is None else f"{speed:.2f} frames/s",
-            )
-
-        yield update
 
 
 @contextmanager

@@ -125,12 +125,14 @@ class ChunkDenoiser:
         clip = torch.stack([frame.rgb for frame in chunk])  # (T, 3, H, W)
         sigma = stack_sigma(chunk)
 
-        def on_tile(part: float) -> None:
-            if self.options.progress:
-                self.options.progress(self.done + part * fresh, self.total)
+        progress, done = self.options.progress, self.done
+
+        def tell(part: float) -> None:
+            assert progress is not None
+            progress(done + part * fresh, self.total)
 
         try:
-            return self.runner(clip, sigma, self.plan, start=start, on_tile=on_tile)
+            return self.runner(clip, sigma, self.plan, start=start, tell=tell if progress else None)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
