@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Place = str | os.PathLike[str]
 
 AS_THE_SOURCE = OutputSettings()
-_AHEAD_BYTES = 96 * 2**20  # decoded frames that may wait in a channel
+_AHEAD_BYTES = 144 * 2**20  # decoded frames that may wait in a channel: those of a chunk at 720p
 _LEAD = 8  # frames before those of a preview, for the noise level and the scene cut to be those of the whole
 
 

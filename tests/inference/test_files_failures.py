@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
-from stan.data.video import OutputSettings, open_source
+from stan.data.video import CopiedPacket, Frame, OutputSettings, VideoClip, VideoWriter, open_source
 from stan.data.video.pictures import read_picture
 from stan.errors import VideoError
 from stan.inference import Options
@@ -147,6 +150,76 @@ def test_preview_that_fails_leaves_nothing(tmp_path: Path, source: Path) -> None
     with pytest.raises(ZeroDivisionError):
         preview_file(failing(1, ZeroDivisionError()), source, tmp_path / "out.mp4", 3, TILES)
     assert left(tmp_path) == []
+
+
+def test_what_killed_runs_left_is_removed(tmp_path: Path, source: Path) -> None:
+    """Hidden files of dead processes go when the same output is written again; those that may be in use stay."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    old = time.time() - 7200
+    names = {
+        f".out.part-{ended.pid}.mp4": old,
+        f".out.part-{os.getppid()}.mp4": old,  # of a process that lives
+        f".out.part-{10**30}.mp4": old,  # no process number
+        f".other.part-{ended.pid}.mp4": old,
+        f".frames.part-{ended.pid}": old,
+    }
+    for name, when in names.items():
+        (tmp_path / name).touch() if name.endswith(".mp4") else (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (when, when))
+    fresh = f".fresh.part-{ended.pid}.mp4"  # perhaps of another machine that shares the folder
+    (tmp_path / fresh).touch()
+    for output in ("out.mp4", "fresh.mp4", "frames"):
+        denoise_file(identity(), source, tmp_path / output, TILES)
+    gone = [f".out.part-{ended.pid}.mp4", f".frames.part-{ended.pid}"]
+    assert left(tmp_path) == sorted([*(set(names) - set(gone)), fresh, "out.mp4", "fresh.mp4", "frames"])
+
+
+def test_reading_computing_and_writing_overlap(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a chunk is computed the frames of the next are read and those of the one before are written: here
+    each waits until the others have done so, which would never end if they took turns."""
+    read, computing, written = [0], [0], [0]
+    moved = threading.Condition()
+    waits: list[bool] = []
+
+    def count(what: list[int]) -> None:
+        with moved:
+            what[0] += 1
+            moved.notify_all()
+
+    def wait(until: Callable[[], bool]) -> None:
+        with moved:
+            waits.append(moved.wait_for(until, 20))
+
+    frames_of = VideoClip.frames_and_packets
+
+    def reading(clip: VideoClip, copied: Sequence[int] = ()) -> Iterator[object]:
+        for item in frames_of(clip, copied):
+            yield item
+            count(read)
+
+    write_of = VideoWriter.write
+
+    def writing(writer: VideoWriter, item: Frame | CopiedPacket) -> None:
+        chunk = written[0] // 4  # of this frame
+        wait(lambda: computing[0] > min(chunk + 1, 5))
+        write_of(writer, item)
+        count(written)
+
+    def core(noisy: Tensor, _: object, __: object) -> Tensor:
+        count(computing)
+        wait(lambda: read[0] >= min(4 * computing[0] + 4, 24))
+        return noisy
+
+    monkeypatch.setattr(VideoClip, "frames_and_packets", reading)
+    monkeypatch.setattr(VideoWriter, "write", writing)
+    silent = write_video(tmp_path / "in" / "silent.mp4", smooth_frames(24, 48, 32, "yuv420p"))
+    result = denoise_file(StandIn(core), silent, tmp_path / "out.mp4", replace(TILES, scenes=False))
+    assert result.frames == 24
+    assert computing[0] == 6
+    assert all(waits)
 
 
 def test_overwrite_replaces_only_when_done(tmp_path: Path, source: Path) -> None:

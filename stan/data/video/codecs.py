@@ -70,7 +70,8 @@ CODECS = {
     "prores": Codec("prores_ks", (".mov", ".mkv"), None, options={"vendor": "apl0"}, delivery=False),
 }
 _LEAST_SLICED, _NO_SLICES = 4, {"level": "1", "g": "1"}  # narrower frames FFV1 cannot cut into slices
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Endings of the videos that can be written, and FFmpeg's names of their formats."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,9 @@ def choose_encoding(
             the others.
     """
     suffix = output.suffix.lower()
-    if suffix not in VIDEO_SUFFIXES:
+    if suffix not in CONTAINERS:
         raise VideoError(
-            f"cannot write {output.name!r}: a video ends in {', '.join(VIDEO_SUFFIXES)}; "
+            f"cannot write {output.name!r}: a video ends in {', '.join(CONTAINERS)}; "
             "a folder of pictures has no ending"
         )
     want = describe(pixel_format or source.pixel_format)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stan.data.frames import IMAGE_SUFFIXES, is_image
-from stan.data.video.codecs import CODECS, VIDEO_SUFFIXES, choose_encoding
+from stan.data.video.codecs import CODECS, CONTAINERS, choose_encoding
 from stan.data.video.picture_writer import PICTURE_FORMATS, PictureWriter, is_replaceable
 from stan.data.video.pictures import PicturesClip
 from stan.data.video.properties import doubled
 from stan.data.video.reader import VideoClip
-from stan.data.video.writer import VideoWriter, cannot_write
+from stan.data.video.unfinished import cannot_write
+from stan.data.video.writer import VideoWriter
 from stan.errors import VideoError
 
 
@@ -43,7 +44,7 @@ def open_output(
     """Begin to write ``output``.
 
     Args:
-        output: a video by its ending (`VIDEO_SUFFIXES`); a picture by its ending if the source has one frame;
+        output: a video by its ending (`CONTAINERS`); a picture by its ending if the source has one frame;
             else a folder, to
             which a name without an ending, with a slash behind it, or of an existing folder points.
         source: whose streams, metadata and properties are kept.
@@ -58,7 +59,7 @@ def open_output(
     folder = _is_folder(text)
     _check_place(path, folder, source, settings.overwrite)
     properties = doubled(source.properties) if settings.compare else source.properties
-    if not folder and path.suffix.lower() in VIDEO_SUFFIXES:
+    if not folder and path.suffix.lower() in CONTAINERS:
         encoding = choose_encoding(
             path,
             properties,
@@ -71,10 +72,10 @@ def open_output(
         video = source if isinstance(source, VideoClip) else None
         return VideoWriter(path, properties, encoding, copied_from=video)
     if not folder and not is_image(path):
-        near = difflib.get_close_matches(path.suffix.lower(), (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES), 1)
+        near = difflib.get_close_matches(path.suffix.lower(), (*CONTAINERS, *IMAGE_SUFFIXES), 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise VideoError(
-            f"cannot write {text!r}: {path.suffix} is none of {', '.join(VIDEO_SUFFIXES)}{hint}; "
+            f"cannot write {text!r}: {path.suffix} is none of {', '.join(CONTAINERS)}{hint}; "
             "end the name with / for a folder of pictures"
         )
     if not folder and len(source) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import deque
 from contextlib import suppress
@@ -14,13 +13,13 @@ import av
 import av.error
 
 from stan.data.frame import Frame
-from stan.data.video.codecs import Encoding
+from stan.data.video.codecs import CONTAINERS, Encoding
 from stan.data.video.pixels import PictureEncoder
 from stan.data.video.properties import CopiedPacket, Properties
 from stan.data.video.reader import VideoClip
+from stan.data.video.unfinished import DISK_ERRORS, Unfinished, cannot_write
 from stan.errors import VideoError
 
-_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _OWN_METADATA = ("encoder", "major_brand", "minor_version", "compatible_brands", "DURATION")
 
 
@@ -52,19 +51,15 @@ class VideoWriter:
         self._durations: dict[int, int] = {}
         self._waiting: deque[av.Packet] = deque()
         self._encode = PictureEncoder(encoding.pixel_format, encoding.colour)
-        self._temporary = path.with_name(f".{path.stem}.part-{os.getpid()}{path.suffix}")
+        self._file = Unfinished(path)
         try:
-            self._temporary.touch()
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        try:
-            self._container = av.open(str(self._temporary), "w", format=_FORMATS[path.suffix.lower()])
+            self._container = av.open(str(self._file.place), "w", format=CONTAINERS[path.suffix.lower()])
             self._stream = self._add_stream(encoding)
             self._copies = self._add_copies(copied_from) if copied_from is not None else {}
             self._container.start_encoding()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self.discard()
-            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise cannot_write(path, error) from None
             size = f"{properties.width}x{properties.height}"
             raise VideoError(
@@ -119,7 +114,7 @@ class VideoWriter:
         path = path or self.path
         try:
             self._guarded(close)
-            os.replace(self._temporary, path)
+            self._file.take_name(path)
         except BaseException:
             self.discard()
             raise
@@ -131,7 +126,7 @@ class VideoWriter:
         if container is not None:
             with suppress(av.error.FFmpegError, OSError, ValueError):  # the disk may be full
                 container.close()
-        self._temporary.unlink(missing_ok=True)
+        self._file.discard()
 
     def _add_stream(self, encoding: Encoding) -> av.VideoStream:
         properties = self.properties
@@ -195,25 +190,6 @@ class VideoWriter:
             action()
         except (av.error.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from None
-
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM)
-
-
-def cannot_write(path: Path, error: Exception) -> VideoError:
-    """The line for an operating system's refusal to write ``path``."""
-    number = getattr(error, "errno", None)
-    folder = path.parent
-    if not folder.is_dir():
-        return VideoError(f"the folder {folder} does not exist: make it first, or choose another output")
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return VideoError(f"the disk is full: {path} was not written; free some space and run again")
-    if number == errno.EFBIG:
-        return VideoError(f"{path} was not written: it exceeds the largest file allowed here (ulimit -f)")
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return VideoError(f"no permission to write into {folder}")
-    reason = getattr(error, "strerror", None) or str(error)
-    return VideoError(f"{path} cannot be written: {reason}")
 
 
 def _time(packet: av.Packet) -> Fraction:

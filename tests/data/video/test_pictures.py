@@ -195,11 +195,11 @@ def test_no_pictures(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no such file"):
         open_source(tmp_path / "b.png")
     random_pictures(tmp_path / "in", 1, ".png", 3, "uint8")
-    assert open_source(tmp_path / "in", fps="30000/1001").properties.fps == Fraction(30000, 1001)
-    assert open_source(tmp_path / "in", fps=23.976).properties.fps == Fraction("23.976")
+    assert open_source(tmp_path / "in" / "f0.png", fps="30000/1001").properties.fps == Fraction(30000, 1001)
+    assert open_source(tmp_path / "in" / "f0.png", fps=23.976).properties.fps == Fraction("23.976")
     for wrong in ("nan", "1e308", "1/0", "x", float("inf"), 1001, -3):
         with pytest.raises(VideoError, match=f"frame rate {wrong} is not positive and at most 1000"):
-            open_source(tmp_path / "in", fps=wrong)
+            open_source(tmp_path / "in" / "f0.png", fps=wrong)
     with pytest.raises(VideoError, match="frame rate 0 is not positive"):
         open_source(tmp_path / "in" / "f0.png", fps=0)
 
