@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from stan.cli.progress import progress_bar
 from stan.errors import ConfigError, StanError
@@ -38,93 +38,67 @@ as OUTPUT's name with .partial before the ending. docs/denoise.md shows every op
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "input", metavar="INPUT", help="video file, folder of pictures, glob pattern; - with --stream"
-    )
-    parser.add_argument(
-        "output",
-        metavar="OUTPUT",
-        help="video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream",
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", required=True, help="trained network (.ckpt or .safetensors)"
-    )
+
+    def add(group: Any, name: str, metavar: str | None, help: str, **more: Any) -> None:
+        group.add_argument(name, metavar=metavar, help=help, **more)
+
+    def flag(group: Any, name: str, help: str) -> None:
+        group.add_argument(name, action="store_true", help=help)
+
+    add(parser, "input", "INPUT", "video file, folder of pictures, glob pattern; - with --stream")
+    add(parser, "output", "OUTPUT", "video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream")
+    add(parser, "--checkpoint", "FILE", "trained network (.ckpt or .safetensors)", required=True)
 
     noise = parser.add_argument_group("noise")
     level = noise.add_mutually_exclusive_group()
-    level.add_argument(
-        "--sigma",
-        type=_sigma,
-        metavar="S",
-        help="noise level in 8-bit units, or auto (the default unless blind)",
-    )
-    level.add_argument("--blind", action="store_true", help="insist on a network that takes no noise level")
-    noise.add_argument("--strength", type=float, default=1.0, metavar="X", help="factor on sigma (default 1)")
+    add(level, "--sigma", "S", "noise level in 8-bit units, or auto (the default unless blind)", type=_sigma)
+    flag(level, "--blind", "insist on a network that takes no noise level")
+    add(noise, "--strength", "X", "factor on sigma (default 1)", type=float, default=1.0)
 
     result = parser.add_argument_group("result")
-    result.add_argument(
+    add(
+        result,
         "--codec",
-        metavar="NAME",
-        help="h264 h265 vp9 av1 ffv1 prores; for folders png jpeg tiff (default: by ending)",
+        "NAME",
+        "h264 h265 vp9 av1 ffv1 prores; for folders png jpeg tiff (default: by ending)",
     )
-    result.add_argument(
+    add(
+        result,
         "--quality",
+        "Q",
+        "the codec's own scale: CRF, lower is better; JPEG 1 to 100, higher is",
         type=int,
-        metavar="Q",
-        help="the codec's own scale: CRF, lower is better; JPEG 1 to 100, higher is",
     )
-    result.add_argument(
-        "--lossless", action="store_true", help="no loss by the codec: FFV1 in .mkv, or h264 h265 vp9"
-    )
-    result.add_argument(
-        "--pixel-format", metavar="F", help="FFmpeg's name, e.g. yuv444p10le (default: as the input)"
-    )
-    result.add_argument(
-        "--encoder-option",
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="for the encoder, e.g. preset=slow; again for more",
-    )
-    result.add_argument(
-        "--fps", metavar="R", help="frames a second of pictures, e.g. 30000/1001 (default 25)"
-    )
-    result.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
-    result.add_argument("--compare", action="store_true", help="write noisy and denoised side by side")
-    result.add_argument(
+    flag(result, "--lossless", "no loss by the codec: FFV1 in .mkv, or h264 h265 vp9")
+    add(result, "--pixel-format", "F", "FFmpeg's name, e.g. yuv444p10le (default: as the input)")
+    options = "for the encoder, e.g. preset=slow; again for more"
+    add(result, "--encoder-option", "K=V", options, action="append", default=[])
+    add(result, "--fps", "R", "frames a second of pictures, e.g. 30000/1001 (default 25)")
+    flag(result, "--overwrite", "replace OUTPUT if it exists")
+    flag(result, "--compare", "write noisy and denoised side by side")
+    add(
+        result,
         "--preview",
+        "N",
+        "only N frames, as side-by-side pictures in the folder OUTPUT.preview",
         type=int,
-        metavar="N",
-        help="only N frames, as side-by-side pictures in the folder OUTPUT.preview",
     )
-    result.add_argument("--salvage", action="store_true", help="take what can be decoded of a damaged video")
+    flag(result, "--salvage", "take what can be decoded of a damaged video")
 
     work = parser.add_argument_group("computing")
-    work.add_argument(
-        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU if there is one)"
-    )
-    work.add_argument(
-        "--precision", choices=("32", "bf16", "16"), default="32", help="arithmetic (default 32 bits)"
-    )
-    work.add_argument(
-        "--memory", metavar="SIZE", help="memory to use at most, e.g. 4GiB (default: part of what is free)"
-    )
-    work.add_argument("--tile", type=_tile, metavar="N|HxW", help="tile size in pixels, instead of --memory")
-    work.add_argument("--overlap", type=int, metavar="N", help="pixels that tiles share (default 64)")
-    work.add_argument("--chunk", type=int, metavar="T", help="frames computed together, instead of --memory")
-    work.add_argument(
-        "--no-scene-cuts", action="store_true", help="do not look for cuts: take INPUT as one scene"
-    )
+    add(work, "--device", "D", "cpu, cuda, cuda:1 (default: a GPU if there is one)", default="auto")
+    add(work, "--precision", None, "arithmetic (default 32 bits)", choices=("32", "bf16", "16"), default="32")
+    add(work, "--memory", "SIZE", "memory to use at most, e.g. 4GiB (default: part of what is free)")
+    add(work, "--tile", "N|HxW", "tile size in pixels, instead of --memory", type=_tile)
+    add(work, "--overlap", "N", "pixels that tiles share (default 64)", type=int)
+    add(work, "--chunk", "T", "frames computed together, instead of --memory", type=int)
+    flag(work, "--no-scene-cuts", "do not look for cuts: take INPUT as one scene")
 
     stream = parser.add_argument_group("streaming")
-    stream.add_argument(
-        "--stream", action="store_true", help="frame by frame, with a fixed small delay; Y4M or raw"
-    )
-    stream.add_argument("--size", type=_size, metavar="WxH", help="raw input: picture size")
-    stream.add_argument("--raw", metavar="F", help="raw input: FFmpeg's pixel format, e.g. rgb24 or yuv420p")
-    stream.add_argument(
-        "--window", type=int, metavar="T", help="frames seen at once (default: twice the network's reach)"
-    )
+    flag(stream, "--stream", "frame by frame, with a fixed small delay; Y4M or raw")
+    add(stream, "--size", "WxH", "raw input: picture size", type=_size)
+    add(stream, "--raw", "F", "raw input: FFmpeg's pixel format, e.g. rgb24 or yuv420p")
+    add(stream, "--window", "T", "frames seen at once (default: twice the network's reach)", type=int)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -297,17 +271,9 @@ def _plain_warnings() -> Iterator[None]:
     """Warnings as single lines, one of each kind."""
     seen: set[object] = set()
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        kind = (category, filename, lineno)
-        if kind not in seen:
-            seen.add(kind)
+    def show(message: Warning | str, *place: Any, **_: Any) -> None:
+        if place[:3] not in seen:
+            seen.add(place[:3])
             _tell(f"warning: {' '.join(str(message).split())}")
 
     with warnings.catch_warnings():
@@ -355,10 +321,6 @@ def _tile(text: str) -> tuple[int, int]:
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
-    try:
-        size = int(width), int(height)
-    except ValueError:
-        size = (0, 0)
-    if min(size) < 1:
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is not WxH, e.g. 1280x720")
-    return size
+    return int(width), int(height)

@@ -155,18 +155,14 @@ def _with_levels(frames: Iterable[Tensor], sigma: Iterable[float | Tensor]) -> I
 
 
 def _per_frame(sigma: Sequence[float] | Tensor, video: Tensor) -> list[Tensor]:
-    """The noise level of each frame, `(1, 1, 1)` or `(1, H, W)`, from all forms that `denoise` takes."""
+    """The noise level of each frame, a number or a map, from all forms that `denoise` takes."""
     level = torch.as_tensor(sigma, dtype=torch.float32).detach().cpu()
     length, _, height, width = video.shape
-    if level.shape in ((), (1,)):
-        level = level.reshape(1, 1, 1, 1)
-    elif level.shape == (length,):
-        level = level.reshape(length, 1, 1, 1)
-    elif level.shape == (height, width):
-        level = level.reshape(1, 1, height, width)
-    elif level.shape not in ((length, 1, height, width), (length, 1, 1, 1), (1, 1, height, width)):
-        raise StanError(
-            f"sigma has shape {tuple(level.shape)}; for this video it is a number, (T,) = ({length},), "
-            f"(H, W) = {(height, width)} or (T, 1, H, W) = {(length, 1, height, width)}"
-        )
-    return list(level.expand(length, -1, -1, -1).unbind(0))
+    if level.shape in ((length,), (length, 1, 1, 1), (length, 1, height, width)):
+        return list(level.unbind(0))
+    if level.shape in ((), (1,), (1, 1, 1, 1), (height, width), (1, 1, height, width)):
+        return [level] * length
+    raise StanError(
+        f"sigma has shape {tuple(level.shape)}; for this video it is a number, (T,) = ({length},), "
+        f"(H, W) = {(height, width)} or (T, 1, H, W) = {(length, 1, height, width)}"
+    )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stan.data.frame import Frame
 from stan.data.video import OutputSettings, PicturesClip, VideoClip, beside, open_output, open_source
@@ -81,7 +81,8 @@ def denoise_file(
     room = int(_AHEAD_BYTES / (12 * source.properties.height * source.properties.width))
     room = min(max(room, 2), 32)
     interrupted = False
-    with _discarding(writer), Writing(writer.write, room) as writing:
+    writing: Writing[Any] = Writing(writer.write, room)
+    with _discarding(writer), writing:
 
         def read() -> Iterator[Frame]:
             for item in source.frames_and_packets(writer.copied):

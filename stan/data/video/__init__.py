@@ -13,7 +13,8 @@ from pathlib import Path
 
 from stan.data.frame import Frame
 from stan.data.frames import is_image
-from stan.data.video.output import OutputSettings, open_output
+from stan.data.video.codecs import OutputSettings
+from stan.data.video.output import open_output
 from stan.data.video.picture_writer import PictureWriter
 from stan.data.video.pictures import PicturesClip, find_pictures
 from stan.data.video.properties import CopiedPacket, Properties, beside

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from stan.data.frames import IMAGE_SUFFIXES, is_image
-from stan.data.video.codecs import CODECS, CONTAINERS, choose_encoding
+from stan.data.video.codecs import CODECS, CONTAINERS, OutputSettings, choose_encoding
 from stan.data.video.picture_writer import PICTURE_FORMATS, PictureWriter, is_replaceable
 from stan.data.video.pictures import PicturesClip
 from stan.data.video.properties import doubled
@@ -17,25 +15,6 @@ from stan.data.video.reader import VideoClip
 from stan.data.video.unfinished import cannot_write
 from stan.data.video.writer import VideoWriter
 from stan.errors import VideoError
-
-
-@dataclass(frozen=True)
-class OutputSettings:
-    """How a result is stored; what is None or empty is chosen to be most like the source.
-
-    ``codec``: of a video ``h264 h265 vp9 av1 ffv1 prores``, of pictures ``png jpeg tiff``. ``quality``: on
-    the codec's own scale. ``pixel_format`` and ``options``: FFmpeg's names, for the encoder. ``compare``:
-    noisy and denoised side by side. ``overwrite``: what is there may be replaced: a file, or a folder that
-    holds nothing but pictures.
-    """
-
-    codec: str | None = None
-    quality: int | None = None
-    lossless: bool = False
-    pixel_format: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    compare: bool = False
-    overwrite: bool = False
 
 
 def open_output(
@@ -60,16 +39,8 @@ def open_output(
     _check_place(path, folder, source, settings.overwrite)
     properties = doubled(source.properties) if settings.compare else source.properties
     if not folder and path.suffix.lower() in CONTAINERS:
-        encoding = choose_encoding(
-            path,
-            properties,
-            codec=settings.codec,
-            quality=settings.quality,
-            lossless=settings.lossless,
-            pixel_format=settings.pixel_format,
-            options=settings.options,
-        )
         video = source if isinstance(source, VideoClip) else None
+        encoding = choose_encoding(path, properties, settings)
         return VideoWriter(path, properties, encoding, copied_from=video)
     if not folder and not is_image(path):
         near = difflib.get_close_matches(path.suffix.lower(), (*CONTAINERS, *IMAGE_SUFFIXES), 1)
