@@ -6,7 +6,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -243,17 +243,16 @@ class Network(Method):
 
     def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
         """Denoise with the plan's tiles."""
-        from stan.inference import TilePlan, denoise
+        from stan.inference import Options, TilePlan, denoise
 
-        return denoise(
-            self.model,
-            noisy,
-            None if self.model.blind else sigma,
-            tiles=replace(TilePlan(), **plan),
+        options = Options(
+            sigma=None if self.model.blind else sigma,
+            tiles=TilePlan(**plan),
             scenes=self.scenes,
             dtype=PRECISIONS[self.precision],
             progress=lambda done, total: progress(done / len(noisy)),
         )
+        return denoise(self.model, noisy, options=options)
 
 
 def open_methods(words: Any, **network: Any) -> list[Method]:
