@@ -37,8 +37,8 @@ Numbers in lists are written `[10,30]`, and one item stands for a list of one; a
 **A name brings its settings.** `model.name`, `noise.kind` and `loss.name` name a [component](#components), whose own
 settings stand in the section's `settings`, those of the network's parts in `flow_settings`, `attention_settings` and
 `aggregation_settings` inside them. Say only what departs: `model.name=stan_small model.settings.window=7`. `stan
-config` shows the whole. Whoever names another component than a file underneath leaves the settings behind that were written for
-that one (a line says so).
+config` shows the whole. Whoever names another component than a file underneath leaves the settings behind that were
+written for that one (a line says so).
 
 **References and the environment.** `${data.root}` in a YAML file or a word stands for the value of another key,
 `${oc.env:DATA}` for an environment variable (`${oc.env:DATA,data/DAVIS}` with a default). What they come to is what is

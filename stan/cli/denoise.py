@@ -265,22 +265,10 @@ def _source(args: argparse.Namespace) -> Any:
 
 
 def _model(args: argparse.Namespace) -> VideoDenoiser:
-    import torch
-
+    from stan.device import choose
     from stan.models import load
 
-    name = args.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        if "device type" in reason:
-            reason = "torch knows no such device, only cpu, cuda, cuda:1 and the like"
-        raise ConfigError(f"device {name!r} cannot be used: {reason}; see `stan doctor`") from None
-    model = load(args.checkpoint, device=str(device))
+    model = load(args.checkpoint, choose(args.device))
     if args.blind and not model.blind:
         raise StanError(
             f"{args.checkpoint} is not blind: it takes a noise level; use --sigma S or --sigma auto"

@@ -17,6 +17,7 @@ from stan import models
 from stan.config import Config, ModelConfig
 from stan.data.noise import build as build_noise
 from stan.data.noise import parse_sigma
+from stan.device import choose
 from stan.errors import CheckpointError, ConfigError
 from stan.files import write_text
 from stan.models import VideoDenoiser
@@ -97,7 +98,7 @@ def gain_levels(network: VideoDenoiser, config: Config) -> dict[float, str]:
 
 def validate(network: VideoDenoiser, config: Config, sigmas: list[float]) -> dict[float, tuple[float, float]]:
     """Mean PSNR over the validation clips, sigma -> (noisy, denoised) in dB."""
-    device = torch.device("cuda" if _uses_gpu(config) else "cpu")
+    device = choose(config.trainer.accelerator)
     noise = build_noise(config.noise.kind, **config.noise.settings)
     clips = open_validation_clips(config)
     network = network.to(device).eval()
@@ -173,7 +174,3 @@ def _model_config(network: VideoDenoiser) -> ModelConfig:
 
 def _ends_and_middle(low: float, high: float) -> set[float]:
     return {low} if low == high else {low, (low + high) / 2, high}
-
-
-def _uses_gpu(config: Config) -> bool:
-    return config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
