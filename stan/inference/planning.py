@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from platformdirs import user_cache_path
 
 from stan.errors import StanError
 from stan.files import write_text
@@ -26,6 +27,7 @@ from stan.inference.memory import (
 )
 from stan.inference.tiling import TilePlan, round_up
 from stan.ops.backend import in_use
+from stan.source import source_hash
 
 if TYPE_CHECKING:
     from stan.models import VideoDenoiser
@@ -108,7 +110,7 @@ def measure(runner: ClipRunner) -> MemoryModel:
     """Measure the network's memory by running it on a few tiles of growing size.
 
     The line goes through the two largest tiles. Results are kept, in the process and for the networks of this
-    package on disk (``$XDG_CACHE_HOME/stan/memory``), by the network's settings, the device, the type,
+    package on disk (in the user's cache folder), by the network's settings, the device, the type,
     torch's version and this package's code.
 
     Raises:
