@@ -214,6 +214,6 @@ sources: Registry[OffsetSource] = Registry("offset source", "stan.flow", labels=
 noises: Registry[Noise] = Registry("noise kind", "stan.data.noise", labels=("kind",))
 layouts: Registry[Opener] = Registry("data kind", "stan.data.sources")
 losses: Registry[Loss] = Registry("loss", "stan.losses")
-metrics: Registry[Any] = Registry("metric", "stan.evaluation.metrics")
+metrics: Registry[Any] = Registry("metric", "stan.metrics")
 protocols: Registry[Protocol] = Registry("protocol", "stan.evaluation.protocols")
 baselines: Registry[Method] = Registry("baseline", "stan.evaluation.methods", labels=("name", "word"))

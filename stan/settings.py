@@ -284,6 +284,8 @@ def _fitted(value: Any, hint: Any) -> Any:
     if hint is float and (whole or isinstance(value, float)) and abs(value) <= sys.float_info.max:  # no NaN
         return float(value)
     if hint in (bool, int, type(None)) and isinstance(value, hint) and (hint is not int or whole):
+        if hint is int and abs(value) >= 1 << 63:
+            raise _Misfit
         return value
     raise _Misfit
 

@@ -137,10 +137,8 @@ def _parse_overrides(given: Sequence[str]) -> Tree:
                 f"{short(word)} on the command line should be key=value, such as trainer.max_steps=300"
             )
         try:
-            value = (
-                OmegaConf.create({"value": None}) if text == "" else OmegaConf.from_dotlist([f"value={text}"])
-            )
-            OmegaConf.update(tree, key, value.value, force_add=True)
+            value = _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else None
+            OmegaConf.update(tree, key, value, force_add=True)
         except Exception as error:
             quoting = (
                 "; quote values that begin with * or &"
@@ -157,7 +155,7 @@ def _plain(tree: Any, resolve: bool = False) -> Tree:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).partition(" full_key:")[0] or type(error).__name__
     return text if len(text) <= 300 else text[:300] + "..."
 
 
@@ -186,9 +184,8 @@ def _lay(lower: Tree, upper: Mapping[str, Any], origin: str, prefix: str = "") -
 
 def _import(tree: Tree, origin: str) -> None:
     """Import the modules that the configuration and its checkpoints name; `imports` becomes the list of them."""
-    named = tree.get("imports")
-    own = [named] if isinstance(named, str) else named if isinstance(named, list) else []
-    own = [name for name in own if isinstance(name, str)]
+    named = tree.get("imports") or []
+    own = list(map(str, named if isinstance(named, list) else [named]))
     if missing := import_modules(own, origin):
         raise ConfigError(missing[0])
     checkpoints = tree.get("checkpoint")
