@@ -228,8 +228,8 @@ def _record(schema: type, tree: Any, prefix: str, layers: Sequence[Layer]) -> An
     values = {}
     for name, setting in known.items():
         path = f"{prefix}{name}"
-        if dataclasses.is_dataclass(setting.type):
-            values[name] = _record(setting.type, tree.get(name, {}), f"{path}.", layers)
+        if setting.section:
+            values[name] = _record(setting.section, tree.get(name, {}), f"{path}.", layers)
         else:
             try:
                 values[name] = setting.checked(tree.get(name, setting.default), path)
@@ -254,7 +254,7 @@ def _nearest_anywhere(name: str, top: Mapping[str, Setting]) -> str:
     inside = [
         f"{section}.{name}"
         for section, setting in top.items()
-        if dataclasses.is_dataclass(setting.type) and name in settings_of(setting.type)
+        if setting.section and name in settings_of(setting.section)
     ]
     return f"did you mean {inside[0]!r}?" if inside else nearest(name, top)
 

@@ -49,11 +49,10 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     Raises:
         StanError: for a checkpoint or settings that cannot be used.
     """
-    if not isinstance(config.checkpoint, str):
-        raise ConfigError(
-            f"checkpoint={config.checkpoint!r} should name the file to fine-tune: checkpoint=FILE"
-        )
-    network = models.load(config.checkpoint)
+    checkpoint = config.checkpoint
+    if not isinstance(checkpoint, str):
+        raise ConfigError(f"checkpoint={checkpoint!r} should name the file to fine-tune: checkpoint=FILE")
+    network = models.load(checkpoint)
     config = dataclasses.replace(config, model=_model_config(network))
     frozen = freeze(network, config.finetune.freeze)
     if frozen:
@@ -71,7 +70,7 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
         before = validate(network, config, list(levels))
         write_text(output / BEFORE, json.dumps({str(sigma): pair for sigma, pair in before.items()}))
 
-    state = optimizer_state(Path(config.checkpoint)) if config.finetune.keep_optimizer else None
+    state = optimizer_state(Path(checkpoint)) if config.finetune.keep_optimizer else None
     result = fit(config, network, label="finetune", optimizer_state=state)
     if result.interrupted:
         return result, []
@@ -80,7 +79,7 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
         Gain(sigma, origin, before[sigma][0], before[sigma][1], after[sigma][1])
         for sigma, origin in levels.items()
     ]
-    report = {"checkpoint": config.checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
+    report = {"checkpoint": checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
     write_text(output / REPORT, json.dumps(report, indent=2) + "\n")
     return result, gains
 
