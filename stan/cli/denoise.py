@@ -233,10 +233,10 @@ def _source(args: argparse.Namespace) -> Any:
 
 
 def _model(args: argparse.Namespace) -> VideoDenoiser:
-    from stan.inference.device import choose_device
+    from stan.device import choose
     from stan.models import load
 
-    model = load(args.checkpoint, device=str(choose_device(args.device)))
+    model = load(args.checkpoint, choose(args.device))
     if args.blind and not model.blind:
         raise StanError(
             f"{args.checkpoint} is not blind: it takes a noise level; use --sigma S or --sigma auto"

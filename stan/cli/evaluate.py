@@ -10,9 +10,9 @@ HELP = "evaluate checkpoints and baselines by a named protocol; the same command
 
 EPILOG = """
 What to evaluate, in CONFIG or as key=value:
-  checkpoint=FILE                          one checkpoint, or a baseline: noisy, nlmeans, bm3d
+  checkpoint=FILE                          one checkpoint, or a baseline by name (docs/evaluation.md)
   checkpoint=[a.ckpt,b.ckpt,nlmeans]       several, side by side
-  evaluation.protocol=davis-85             davis-full, davis-85, set8 or quick (docs/evaluation.md)
+  evaluation.protocol=davis-85             what is measured how (docs/evaluation.md lists the protocols)
   evaluation.sigmas=[10,30,50]             noise levels, 8-bit units
   evaluation.max_frames=25                 a cap of your own (the table says so)
   evaluation.split=val                     another split list than the protocol's (the table says so)

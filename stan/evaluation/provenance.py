@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import platform
 import subprocess
@@ -13,9 +12,9 @@ from typing import Any
 
 import torch
 
-import stan
+from stan.source import PACKAGE, source_hash
+from stan.version import __version__
 
-PACKAGE = Path(stan.__file__).resolve().parent
 _FOLDERS = ("ops", "flow", "models", "data", "inference")
 _FILES = tuple(f"evaluation/{name}.py" for name in ("measure", "methods", "metrics", "protocols", "strred"))
 _LIBRARIES = ("numpy", "opencv-python", "scikit-image", "av")
@@ -26,11 +25,16 @@ def code() -> dict[str, Any]:
     """The program: `version`, git `commit` and whether files differ from it (`dirty`), and `source`, a hash.
 
     The commit is None where the package does not lie in a repository of its own. The hash covers what figures
-    depend on (operator, flow, models, data, inference, metrics), so it tells two states of a working tree
-    apart.
+    depend on (operator, flow, models, data, inference, metrics, and users' modules that are imported), so it tells
+    two states of a working tree apart.
     """
     commit, dirty = _git()
-    return {"version": stan.__version__, "commit": commit, "dirty": dirty, "source": _source()}
+    return {
+        "version": __version__,
+        "commit": commit,
+        "dirty": dirty,
+        "source": source_hash(*_FOLDERS, *_FILES)[:12],
+    }
 
 
 def describe(code: dict[str, Any]) -> str:
@@ -71,19 +75,6 @@ def _processor() -> str:
             return names[0] if names else platform.machine()
     except OSError:
         return platform.processor() or platform.machine()
-
-
-def _source() -> str:
-    digest = hashlib.sha256()
-    paths = [PACKAGE / name for name in _FILES]
-    for folder in _FOLDERS:
-        paths += (p for p in (PACKAGE / folder).rglob("*") if p.suffix in (".py", ".so", ".pyd"))
-    for path in sorted(paths):
-        try:
-            digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
-        except OSError:
-            continue
-    return digest.hexdigest()[:12]
 
 
 def _git() -> tuple[str | None, bool | None]:

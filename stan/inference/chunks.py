@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from stan.data.frame import Frame
+from stan.device import choose
 from stan.errors import StanError
 from stan.inference.clip import ClipRunner
-from stan.inference.device import choose_device
 from stan.inference.levels import warn_untrained
 from stan.inference.memory import is_out_of_memory, release_memory
 from stan.inference.options import Options
@@ -41,7 +41,7 @@ class ChunkDenoiser:
 
     def __init__(self, model: VideoDenoiser, options: Options, total: int | None = None) -> None:
         if options.device is not None:
-            model.to(choose_device(options.device))
+            model.to(choose(options.device))
         self.model = model
         self.runner = ClipRunner(model, options.flow, options.dtype)
         self.options = options

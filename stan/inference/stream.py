@@ -17,12 +17,12 @@ from torch import Tensor
 
 from stan.data.frame import Frame
 from stan.data.video.raw import RawFormat, RawReader, RawWriter
+from stan.device import choose
 from stan.errors import StanError, VideoError
 from stan.flow import FlowPair
 from stan.inference.chunks import stack_sigma
 from stan.inference.clip import ClipRunner, needs_flow
 from stan.inference.denoise import prepare
-from stan.inference.device import choose_device
 from stan.inference.files import Result
 from stan.inference.levels import NoiseLevels, found_if_not_given, warn_untrained
 from stan.inference.options import DEFAULTS, Options
@@ -57,7 +57,7 @@ class StreamDenoiser:
 
     def __init__(self, model: VideoDenoiser, options: Options = DEFAULTS) -> None:
         if options.device is not None:
-            model.to(choose_device(options.device))
+            model.to(choose(options.device))
         self.delay = 0 if model.causal else model.temporal_reach
         self.window = 2 * model.temporal_reach + 1 if options.window is None else options.window
         if not self.delay < self.window <= WIDEST:
