@@ -37,6 +37,7 @@ def build(trees: Sequence[tuple[DictConfig, str]]) -> Config:
     merged = OmegaConf.structured(Config)
     for tree, origin in trees:
         _check_keys(OmegaConf.to_container(tree), Config, "", origin)
+        _list_single_values(tree, Config)
         try:
             merged = OmegaConf.merge(merged, tree)
         except OmegaConfBaseException as error:
@@ -202,6 +203,20 @@ def _check_keys(tree: Any, schema: type, prefix: str, origin: str) -> None:
                     f"{origin}: {prefix}{key}={_short(value)} should be a section with keys {names}"
                 )
             _check_keys(value, nested, f"{prefix}{key}.", origin)
+
+
+def _list_single_values(tree: DictConfig, schema: type) -> None:
+    """Let a key that holds a list take one value too: ``evaluation.sigmas=30`` is ``[30]``."""
+    plain = OmegaConf.to_container(tree)
+    assert isinstance(plain, dict)
+    kinds = {"list[float]": (int, float), "list[str]": str}
+    for field in dataclasses.fields(schema):
+        value, nested = plain.get(field.name), _nested(field)
+        kind = kinds.get(str(field.type).partition(" |")[0], ())
+        if nested and value:
+            _list_single_values(tree[field.name], nested)
+        elif isinstance(value, kind) and not isinstance(value, bool) and not str(value).startswith("${"):
+            tree[field.name] = [value]
 
 
 def _nearest_anywhere(name: str, top: list[str]) -> str:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stan.evaluation.metrics import flicker, psnr, psnr_rounded, ssim
 from stan.evaluation.protocols import PROTOCOLS, Protocol, add_noise
 from stan.evaluation.sheet import picture_sheet
-from stan.evaluation.strred import strred
+from stan.metrics import flicker, psnr, psnr_rounded, ssim, strred
 
 if TYPE_CHECKING:
     from stan.evaluation.results import Results

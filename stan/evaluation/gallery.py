@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 
 import cv2
 import numpy as np
@@ -29,7 +28,7 @@ class Gallery:
 
     def __init__(self, results: Results, budget: int = BUDGET) -> None:
         self.pictures: dict[str, dict[str, dict[str, str]]] = {}
-        sigmas = list(dict.fromkeys(row["sigma"] for row in results.means))
+        sigmas = results.sigmas
         middle = len(sigmas) // 2
         used, shown = 0, 0
         for sigma in sorted(sigmas, key=lambda s: (abs(sigmas.index(s) - middle), s)):
@@ -48,10 +47,6 @@ class Gallery:
             "figures are of the originals. Errors are drawn from black (none) to white "
             f"({ERROR_RANGE:g} grey levels, root mean square over channels).{left_out}"
         )
-
-    def json(self) -> str:
-        """The pictures as JSON that may stand inside a script element."""
-        return json.dumps(self.pictures, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _level(results: Results, sigma: float) -> dict[str, dict[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +19,7 @@ from rich.progress import (
 
 from stan.evaluation.methods import Noisy
 from stan.evaluation.plan import Plan, Task
-from stan.evaluation.results import show
+from stan.metrics import METRICS
 
 _DENOISING = 0.9
 """Part of a piece's time that the denoiser is taken to need; the rest goes into measuring."""
@@ -62,9 +61,7 @@ class Board:
         self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
         self.bar.stop()
         if kind is not None and issubclass(kind, KeyboardInterrupt) and self.shown:
             self.console.print("interrupted: the same command goes on where this one stopped")
@@ -79,10 +76,11 @@ class Board:
         """A piece was computed."""
         self._complete(task)
         if self.shown and not isinstance(task.method, Noisy):
+            told = [m for m in METRICS.values() if m.shown == "always" and m.name in record]
+            told.append(METRICS["seconds_per_frame"])
             self.console.print(
                 f"{escape(task.clip.name)}  sigma {task.sigma:g}  {escape(task.method.name)}  "
-                f"[bold]{show('psnr', record['psnr'])} dB[/bold]  SSIM {show('ssim', record['ssim'])}  "
-                f"{show('seconds_per_frame', record['seconds_per_frame'])} s/frame",
+                + "  ".join(f"{m.heading} {m.show(record[m.name])}" for m in told),
                 highlight=False,
             )
 

@@ -20,12 +20,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from stan.evaluation.markdown import markdown
 
 from stan import config as configs
 from stan.evaluation import evaluate, psnr
 from stan.evaluation.charts import HEIGHT, WIDTH, Series, line_chart, ticks
 from stan.evaluation.gallery import Gallery
-from stan.evaluation.markdown import markdown
 from stan.evaluation.published import comparable, value_at
 from stan.evaluation.report import html
 from stan.evaluation.results import Results, means, show
