@@ -37,14 +37,14 @@ def write_results(results: Results, folder: Path, others: Mapping[str, str]) -> 
 
 def markdown(results: Results) -> str:
     """Tables and every setting, for a repository or a terminal."""
-    return str(render("report.md", **_common(results)))
+    return render("report.md", **_common(results))
 
 
 def html(results: Results) -> str:
     """The page: tables, charts, pictures, settings. It asks for nothing from anywhere, and a policy forbids it to."""
     labels = [method["name"] for method in results.methods if method["name"] != "noisy"]
     error = "error of {}" if len(labels) > 1 else "error"
-    page = render(
+    return render(
         "report.html",
         **_common(results),
         gallery=Gallery(results),
@@ -54,7 +54,6 @@ def html(results: Results) -> str:
         errors=[(f"e|{label}", error.format(label)) for label in labels],
         sequences=[_sequence(results, name) for name in results.names],
     )
-    return str(page)
 
 
 def _common(results: Results) -> dict[str, Any]:
@@ -78,17 +77,18 @@ def _over_sigma(results: Results, metric: Metric) -> tuple[str, list[Series], st
         return Series(name, kind, [(sigma, value) for sigma, value in rows if value is not None])
 
     drawn = [series(m["name"], style(i), m["name"], metric.name) for i, m in enumerate(results.methods)]
-    if f"{metric.name}_noisy" in METRICS:
-        drawn.insert(0, series("noisy input", "noisy", None, f"{metric.name}_noisy"))
+    noisy = [
+        series("noisy input", "noisy", None, name) for name in [f"{metric.name}_noisy"] if name in METRICS
+    ]
     published = [
         Series(f"{method.name} (published)", "published", list(zip(SIGMAS, values)))
         for method, values in (comparable(results.settings) if metric.name == "psnr" else [])
     ]
     label = metric.title
     chart = line_chart(
-        [*published, *drawn], x_label="sigma", y_label=label, marks=True, title=f"{label} over sigma"
+        [*published, *noisy, *drawn], x_label="sigma", y_label=label, marks=True, title=f"{label} over sigma"
     )
-    return label, [*drawn, *published[:1]], chart
+    return label, [*drawn, *noisy, *published[:1]], chart
 
 
 def _sequence(results: Results, name: str) -> dict[str, Any]:

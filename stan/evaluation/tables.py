@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table as Rich
 
@@ -114,7 +115,13 @@ def terminal(results: Results) -> Rich:
     table = all_figures(results, "always", "tables")
     several = len(results.methods) > 1
     number = count(results.settings["data"]["sequences"], "sequence")
-    drawn = Rich(title=f"{results.title}, {number}", title_justify="left")
+    drawn = Rich(
+        title=f"{results.title}, {number}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     kept = [i for i in range(len(table.heads)) if several or i != 1]
     for i in kept:
         drawn.add_column(table.heads[i], justify="left" if i == 1 else "right", overflow="fold")

@@ -105,9 +105,9 @@ _FLICKER = Metric(
 
 def _noisy(metric: Metric, definition: str = "of the noisy input, clamped", **changes: object) -> Metric:
     """The same measure of the noisy input; the files have it."""
-    there = {"name": f"{metric.name}_noisy", "heading": f"{metric.heading}, noisy", "definition": definition}
-    kept = {"of": "noisy", "shown": "files", "frames": False, "better": None}
-    return replace(metric, **there, **{**kept, **changes})  # type: ignore[arg-type]
+    kept = {"name": f"{metric.name}_noisy", "heading": f"{metric.heading}, noisy", "definition": definition}
+    kept |= {"of": "noisy", "shown": "files", "frames": False, "better": None}  # type: ignore[dict-item]
+    return replace(metric, **{**kept, **changes})  # type: ignore[arg-type]
 
 
 for _metric in (
@@ -130,6 +130,8 @@ for _metric in (
         function=quality.psnr_raw,
         shown="tables",
     ),
+    _SSIM,
+    _noisy(_SSIM),
     Metric(
         "temporal_gain",
         "temporal gain",
@@ -141,8 +143,6 @@ for _metric in (
         "higher",
         shown="always",
     ),
-    _SSIM,
-    _noisy(_SSIM),
     _STRRED,
     Metric(
         "strred_unit",
@@ -161,7 +161,7 @@ for _metric in (
         "seconds_per_frame",
         "s/frame",
         "wall time of denoising alone, on a GPU after a warm-up",
-        ".3g",
+        lambda value: f"{value:.3g}" if value >= 0.001 else "<0.001",
         of="run",
         shown="tables",
     ),

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup, escape
 
 
-def render(name: str, **values: Any) -> Markup:
+def render(name: str, **values: Any) -> str:
     """Fill a template of this folder; what goes into HTML and SVG is escaped."""
-    return Markup(_ENVIRONMENT.get_template(name).render(values))
+    return _ENVIRONMENT.get_template(name).render(values)
 
 
-def _code(text: str) -> Markup:
-    """Words in backquotes as HTML code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+def _code(text: str) -> str:
+    """HTML of text with words in backquotes."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 _ENVIRONMENT = Environment(
