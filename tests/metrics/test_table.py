@@ -26,7 +26,7 @@ def test_order_of_the_files_never_changes() -> None:
 
 def test_values_are_shown_with_the_digits_that_mean_something() -> None:
     shown = {
-        "psnr": (31.236, "31.24"), "ssim": (0.98765, "0.9876"), "strred": (8.987, "8.99"), "memory_mib": (12.6, "13"),
+        "psnr": (31.236, "31.24"), "ssim": (0.98764, "0.9876"), "strred": (8.987, "8.99"), "memory_mib": (12.6, "13"),
         "seconds_per_frame": (3e-6, "<0.001"), "temporal_gain": (1.2, "+1.20"), "flicker": (math.nan, "–"),
         "psnr_rounded": (math.inf, "∞"), "strred_unit": (None, ""),
     }  # fmt: skip
