@@ -209,7 +209,7 @@ def _list_single_values(tree: DictConfig, schema: type) -> None:
     """Let a key that holds a list take one value too: ``evaluation.sigmas=30`` is ``[30]``."""
     plain = OmegaConf.to_container(tree)
     assert isinstance(plain, dict)
-    kinds = {"list[float]": (int, float), "list[str]": str}
+    kinds: dict[str, Any] = {"list[float]": (int, float), "list[str]": str}
     for field in dataclasses.fields(schema):
         value, nested = plain.get(field.name), _nested(field)
         kind = kinds.get(str(field.type).partition(" |")[0], ())

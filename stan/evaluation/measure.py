@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,9 +34,7 @@ def figures(
     clean: Tensor,
     output: Tensor,
     metrics: Iterable[Metric],
-    *,
     border: int = 0,
-    progress: Callable[[float], None] | None = None,
 ) -> Figures:
     """What is measured of a video.
 
@@ -45,7 +43,6 @@ def figures(
         output: (T, 3, H, W) float; metrics clamp it to [0, 1], as the protocols say.
         metrics: what to measure; those without a function are passed over.
         border: pixels left out at each side.
-        progress: told the part that is done.
 
     Returns:
         for each metric NAME, and NAME_frames (a list) where its record says so. A figure is NaN where the clip is
@@ -70,13 +67,9 @@ def figures(
             if (per == "clip") == whole
         }
 
-    pieces: list[dict[Function, Tensor]] = []
     with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:  # the libraries' loops run side by side
         starts = range(0, total, PIECE)
-        for found in pool.map(lambda start: measured(start, min(start + PIECE, total), False), starts):
-            pieces.append(found)
-            if progress:
-                progress(min(1.0, len(pieces) * PIECE / total))
+        pieces = list(pool.map(lambda start: measured(start, min(start + PIECE, total), False), starts))
     if "clip" in calls.values():
         pieces.append(measured(0, total, True))
     result: Figures = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -176,10 +176,11 @@ class BM3D(Method):
         return out
 
 
+@dataclass(eq=False)
 class Network(Method):
     """A trained network from a checkpoint.
 
-    Args:
+    Attributes:
         path: a `.ckpt` or `.safetensors` file.
         name: label in tables.
         device: where to run.
@@ -189,27 +190,19 @@ class Network(Method):
         scenes: look for scene cuts, which no chunk of frames crosses.
     """
 
+    path: Path
+    name: str
+    device: torch.device
+    precision: str = "32-true"
+    tiles: TilePlan | None = None
+    memory: str | int | None = None
+    scenes: bool = False
     kind = "network"
 
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        *,
-        device: torch.device,
-        precision: str = "32-true",
-        tiles: TilePlan | None = None,
-        memory: str | int | None = None,
-        scenes: bool = False,
-    ) -> None:
-        self.path = path
-        self.word = str(path)
-        self.name = name
-        self.device = device
-        self.precision = precision
-        self.tiles = tiles
-        self.memory = memory
-        self.scenes = scenes
+    @property
+    def word(self) -> str:  # type: ignore[override]
+        """The path."""
+        return str(self.path)
 
     @cached_property
     def model(self) -> VideoDenoiser:

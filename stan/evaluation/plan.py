@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from stan.data import noise as noises
 from stan.data import open_clips
@@ -117,7 +116,7 @@ class Plan:
             "content": self.content(task.clip),
             "downscale": self.config.data.downscale,
             "border": self.config.evaluation.border,
-            "method": self.description(task.method),
+            "method": task.method.describe(),
             "tiles": tiles,
             "source": provenance.code()["source"],
             "metrics": provenance.foreign({m.name: m.function for m in METRICS.values()}),
@@ -139,21 +138,14 @@ class Plan:
             self._contents[clip.name] = digest.hexdigest()
         return self._contents[clip.name]
 
-    def description(self, method: Method) -> dict[str, Any]:
-        """A method's own account of itself."""
-        if method.name not in self._descriptions:
-            self._descriptions[method.name] = method.describe()
-        return self._descriptions[method.name]
-
-    def __post_init__(self) -> None:
-        self._contents: dict[str, str] = {}
-        self._descriptions: dict[str, dict[str, Any]] = {}
+    @cached_property
+    def _contents(self) -> dict[str, str]:
+        return {}
 
     def settings(self) -> dict[str, Any]:
         """What is printed with every result: everything that can move a figure, as plain data."""
         options = self.config.evaluation
         noise = self.noise.kind
-        clipped = noise in ("gaussian_clipped", "gaussian_rounded")
         return {
             "protocol": self.protocol.name,
             "protocol_version": self.protocol.version,
@@ -172,7 +164,7 @@ class Plan:
             "noise": {
                 "kind": noise,
                 "settings": self.noise.settings,
-                "clipped": clipped,
+                "clipped": noise in ("gaussian_clipped", "gaussian_rounded"),
                 "rounded": noise == "gaussian_rounded",
                 "generator": "numpy PCG64, one draw per (seed, sequence, sigma)",
             },
@@ -198,10 +190,10 @@ def make_plan(config: Config) -> Plan:
     """
     options = config.evaluation
     protocol = protocols.get(options.protocol)
-    if config.trainer.precision not in PRECISIONS:
-        raise ConfigError(
-            f"trainer.precision={config.trainer.precision!r} cannot be evaluated with; valid: {', '.join(PRECISIONS)}"
-        )
+    precision = config.trainer.precision
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ConfigError(f"trainer.precision={precision!r} cannot be evaluated with; valid: {known}")
     if not options.sigmas:
         raise ConfigError(
             "evaluation.sigmas is empty: give one or more noise levels, such as [10,20,30,40,50]"
@@ -211,7 +203,7 @@ def make_plan(config: Config) -> Plan:
     methods = open_methods(
         config.checkpoint,
         device=device,
-        precision=config.trainer.precision,
+        precision=precision,
         tiles=_tiles(options.tiles, options.memory),
         memory=_memory(options.memory, device, ranks),
         scenes=options.scenes,
@@ -240,11 +232,6 @@ def make_plan(config: Config) -> Plan:
     except OSError as error:
         raise ConfigError(f"output={config.output} cannot be made: {error.strerror}") from None
     return plan
-
-
-def read_frames(plan: Plan, clip: Clip) -> Tensor:
-    """The frames of a sequence that are used, (T, 3, H, W) uint8."""
-    return clip.read(0, plan.frames(clip))
 
 
 def _clips(config: Config, split: str | None) -> tuple[list[Clip], dict[str, Sequence[Path]]]:

@@ -61,13 +61,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **libraries(), "system": system}
 
 
+@functools.cache
 def libraries() -> dict[str, str]:
     """The libraries that figures depend on, with their versions."""
-    found = {"torch": torch.__version__}  # with its build: 2.11.0+cpu
+    found = {"torch": str(torch.__version__)}  # with its build: 2.11.0+cpu
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-    return {**found, "cuda": torch.version.cuda} if torch.version.cuda else found
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 
 def file_hash(path: Path) -> str:

@@ -9,7 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from stan.evaluation.launch import Helpers
 from stan.evaluation.methods import Alone, Method, Noisy
 from stan.evaluation.notes import notes_of
 from stan.evaluation.parts import Parts
-from stan.evaluation.plan import Plan, Task, make_plan, read_frames
+from stan.evaluation.plan import Plan, Task, make_plan
 from stan.evaluation.progress import Board
 from stan.evaluation.report import write_results
 from stan.evaluation.results import Results
@@ -85,7 +85,6 @@ class _Work:
         self._clean: tuple[str, Tensor] | None = None
         self._noisy: tuple[tuple[str, float], Tensor] | None = None
         self._tiles: dict[tuple[str, tuple[int, int], int], dict[str, Any]] = {}
-        self._paths: dict[tuple[str, str, float], Path] = {}
         self._warm: set[tuple[str, tuple[int, int]]] = set()
 
     def run(self) -> None:
@@ -110,19 +109,20 @@ class _Work:
                 raise RuntimeError(f"{path} was removed while the evaluation was running")
             at = (task.method.name, task.clip.name, task.sigma)
             records[at], pieces[at] = record, path
+        of_noisy = [metric.name for metric in METRICS.values() if metric.of == "noisy"]
+        of_noisy += ["psnr_noisy_frames", "clean_sha256", "noisy_sha256"]
         rows, shown = [], {}
         for sigma, method, clip in itertools.product(self.plan.sigmas, self.plan.methods, self.plan.clips):
             at = (method.name, clip.name, sigma)
             noisy = records[Noisy.name, clip.name, sigma]
-            row = {**records[at], **{name: noisy[name] for name in (*_of_noisy(), *OF_CLIP)}}
+            row = {**records[at], **{name: noisy[name] for name in of_noisy}}
             alone = records.get((Alone(method).name, clip.name, sigma))
             if alone is not None:
                 row["temporal_gain"] = row["psnr"] - alone["psnr"]
             rows.append(row)
             shown[at] = pieces[at]
         methods = [
-            {"name": m.name, "kind": m.kind, "checkpoint": m.word}
-            | {**self.plan.description(m), "name": m.name}
+            {"name": m.name, "kind": m.kind, "checkpoint": m.word} | {**m.describe(), "name": m.name}
             for m in self.plan.methods
         ]
         notes = [*notes_of(self.plan), *_messages(rows)]
@@ -130,11 +130,8 @@ class _Work:
 
     def path(self, task: Task) -> Path:
         """Where a task's record is, or will be."""
-        at = (task.method.name, task.clip.name, task.sigma)
-        if at not in self._paths:
-            key = self.plan.key(task, self.tiles(task.method, task.clip)["tiles"])
-            self._paths[at] = self.parts.path(*at, key)
-        return self._paths[at]
+        key = self.plan.key(task, self.tiles(task.method, task.clip)["tiles"])
+        return self.parts.path(task.method.name, task.clip.name, task.sigma, key)
 
     def tiles(self, method: Method, clip: Clip) -> dict[str, Any]:
         """How a method cuts clips of this size: decided once, by the first process that needs it.
@@ -146,23 +143,18 @@ class _Work:
             return self.tiles(method.method, clip)
         size, frames = clip.size, self.plan.frames(clip)
         at = (method.name, size, frames)
-        if at not in self._tiles:
+        if method.kind != "network":
+            self._tiles[at] = {"tiles": method.prepare(size, frames), "short": False}
+        elif at not in self._tiles:
 
             def decide() -> dict[str, Any]:
                 tiles = method.prepare(size, frames)
                 return {"tiles": tiles, "short": method.short_of_memory(size, frames, tiles)}
 
-            key = {
-                "method": self.plan.description(method),
-                "size": size,
-                "frames": frames,
-                "tiles": self.plan.config.evaluation.tiles,
-                "memory": self.plan.config.evaluation.memory,
-                "source": provenance.code()["source"],
-            }
-            name = f"tiles-{method.name}-{size[1]}x{size[0]}"
-            network = method.kind == "network"
-            self._tiles[at] = self.parts.once(name, key, decide) if network else decide()
+            options, source = self.plan.config.evaluation, provenance.code()["source"]
+            key = {"method": method.describe(), "size": size, "frames": frames, "source": source}
+            key |= {"tiles": options.tiles, "memory": options.memory}
+            self._tiles[at] = self.parts.once(f"tiles-{method.name}-{size[1]}x{size[0]}", key, decide)
         return self._tiles[at]
 
     def _done(self, task: Task, *, earlier: bool = False) -> bool:
@@ -178,8 +170,8 @@ class _Work:
             if not got:
                 return False
             if not self._done(task):
-                with self.board.working(task):
-                    record, pictures = self._compute(task)
+                self.board.working(task)
+                record, pictures = self._compute(task)
                 self.parts.write(path, record, pictures)
                 self.board.finished(task, record)
         return True
@@ -203,9 +195,7 @@ class _Work:
             )
         of = ("output", "noisy") if isinstance(method, Noisy) else ("output",)
         metrics = [metric for metric in METRICS.values() if metric.of in of]
-        found = measure.figures(
-            clean, output, metrics, border=plan.config.evaluation.border, progress=self.board.measuring
-        )
+        found = measure.figures(clean, output, metrics, plan.config.evaluation.border)
         record: dict[str, Any] = {
             "method": method.name,
             "sequence": clip.name,
@@ -230,13 +220,12 @@ class _Work:
         """The clean and the noisy frames; the last ones are kept for the next method."""
         if self._clean is None or self._clean[0] != clip.name:
             self._noisy = self._clean = None
-            self._clean = (clip.name, read_frames(self.plan, clip))
+            self._clean = (clip.name, clip.read(0, self.plan.frames(clip)))
         clean = self._clean[1]
         if self._noisy is None or self._noisy[0] != (clip.name, sigma):
             self._noisy = None
-            noisy = protocols.add_noise(
-                clean, self.plan.noise, sigma, sequence=clip.name, seed=self.plan.seed
-            )
+            noise, seed = self.plan.noise, self.plan.seed
+            noisy = protocols.add_noise(clean, noise, sigma, sequence=clip.name, seed=seed)
             self._noisy = ((clip.name, sigma), noisy)
         return clean, self._noisy[1]
 
@@ -246,14 +235,6 @@ class _Work:
         if self.plan.device.type != "cpu" and method.kind == "network" and at not in self._warm:
             method(noisy[: max(4, tiles.get("frames", 4))], sigma, tiles, lambda part: None)
             self._warm.add(at)
-
-
-OF_CLIP = ("psnr_noisy_frames", "clean_sha256", "noisy_sha256")
-"""What the piece of the noisy input holds for all methods, beside its figures."""
-
-
-def _of_noisy() -> list[str]:
-    return [metric.name for metric in METRICS.values() if metric.of == "noisy"]
 
 
 @contextmanager
@@ -268,27 +249,18 @@ def _settled(plan: Plan) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-class _Messages(logging.Handler):
-    """Collects what inference says about smaller tiles, so that it is kept beside the figure."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 @contextmanager
 def _heard() -> Iterator[list[str]]:
-    """Collects warnings of inference (smaller tiles) instead of printing them into the progress bar."""
-    handler, logger = _Messages(), logging.getLogger("stan.inference")
+    """Collects warnings of inference (smaller tiles), to be kept beside the figure, not printed into the bar."""
+    lines: list[str] = []
+    handler, logger = logging.Handler(logging.WARNING), logging.getLogger("stan.inference")
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # levels outside the training range are in the notes already
-            yield handler.lines
+            yield lines
     finally:
         logger.propagate = propagate
         logger.removeHandler(handler)
@@ -308,8 +280,6 @@ def _sweep(folder: Path) -> None:
     that are finished."""
     for path in [*folder.rglob(".*.part"), *folder.rglob("*.lock")]:
         finished = path.suffix == ".lock" and path.with_suffix(".json").is_file()
-        try:
+        with suppress(OSError):
             if finished or (path.suffix == ".part" and time.time() - path.stat().st_mtime > 3600):
                 path.unlink()
-        except OSError:
-            continue

@@ -55,32 +55,27 @@ def style(index: int) -> str:
 def by_level(results: Results) -> Table:
     """The table as papers print it: a row a method, a column a noise level, PSNR over SSIM."""
     metrics = results.metrics("always")
-    columns = [
-        _stacked([results.mean(m["name"], s) for m in results.methods], metrics) for s in results.sigmas
-    ]
-    rows = [
-        [
-            Cell(method["name"], style=style(i), more=(Cell(_account(method)),)),
-            *(column[i] for column in columns),
-        ]
-        for i, method in enumerate(results.methods)
-    ]
-    rows.append(
-        [Cell("noisy input", soft=True), *(_noisy(results.mean(None, s), metrics) for s in results.sigmas)]
-    )
-    published = len(rows)
-    for method, values in comparable(results.settings):
-        size = f" · {method.parameters:g} M parameters" if method.parameters else ""
-        known = (value_at(values, s) for s in results.sigmas)
-        name = Cell(method.name, soft=True, more=(Cell(f"published{size}"),))
-        rows.append([name, *(Cell(METRICS["psnr"].show(value), soft=True) for value in known)])
-    return Table([_heading(metrics), *(f"σ {s:g}" for s in results.sigmas)], rows, frozenset({published}))
+    levels = [[results.mean(m["name"], s) for m in results.methods] for s in results.sigmas]
+    columns = [_stacked(level, metrics) for level in levels]
+    rows = []
+    for i, (method, *cells) in enumerate(zip(results.methods, *columns)):
+        rows.append([Cell(method["name"], style=style(i), more=(Cell(_account(method)),)), *cells])
+    rows.append([Cell("noisy input", soft=True), *(_noisy(level[0], metrics) for level in levels)])
+    ruled = frozenset({len(rows)})
+    for known, values in comparable(results.settings):
+        size = f" · {known.parameters:g} M parameters" if known.parameters else ""
+        name = Cell(known.name, soft=True, more=(Cell(f"published{size}"),))
+        rows.append(
+            [name, *(Cell(METRICS["psnr"].show(value_at(values, s)), soft=True) for s in results.sigmas)]
+        )
+    return Table([_heading(metrics), *(f"σ {s:g}" for s in results.sigmas)], rows, ruled)
 
 
 def all_figures(results: Results, *shown: str) -> Table:
     """A row a method and noise level, a column a metric, of those that are `shown` so."""
     metrics = results.metrics(*shown)
-    rows, ruled = [], set()
+    rows: list[list[Cell]] = []
+    ruled: set[int] = set()
     for sigma in results.sigmas:
         ruled.add(len(rows))
         level = [row for row in results.means if row["sigma"] == sigma]
