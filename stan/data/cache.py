@@ -215,6 +215,10 @@ class Cache:
             raise DataError(
                 f"the cache {folder} cannot be written ({error.strerror}): set data.cache to another folder"
             ) from None
+        except IsADirectoryError as error:
+            raise DataError(
+                f"{error.filename2 or error.filename} is a folder where the cache keeps a file: remove it"
+            ) from None
         done = self.find(clip, downscale)
         if done is None:
             raise DataError(f"the files of sequence {clip.name!r} changed while they were read: try again")
