@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -299,7 +300,13 @@ def _terminable() -> Iterator[None]:
 
 
 def _tell(line: str) -> None:
-    print(f"stan: {line}", file=sys.stderr, flush=True)
+    """A line on standard error; where that is closed or full, nowhere: the result does not depend on it."""
+    if sys.stderr is None:
+        return
+    try:
+        print(f"stan: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _sigma(text: str) -> Any:
