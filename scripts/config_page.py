@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from pathlib import Path
 
 from stan import registry
@@ -37,8 +36,8 @@ Numbers in lists are written `[10,30]`, and one item stands for a list of one; a
 **A name brings its settings.** `model.name`, `noise.kind` and `loss.name` name a [component](#components), whose own
 settings stand in the section's `settings`, those of the network's parts in `flow_settings`, `attention_settings` and
 `aggregation_settings` inside them. Say only what departs: `model.name=stan_small model.settings.window=7`. `stan
-config` shows the whole. Whoever names another component than a file underneath leaves the settings behind that were written for
-that one (a line says so).
+config` shows the whole. Whoever names another component than a file underneath leaves the settings behind that were
+written for that one (a line says so).
 
 **References and the environment.** `${data.root}` in a YAML file or a word stands for the value of another key,
 `${oc.env:DATA}` for an environment variable (`${oc.env:DATA,data/DAVIS}` with a default). What they come to is what is
@@ -74,7 +73,7 @@ def key_lines() -> list[str]:
     """The tables of all keys."""
     lines = ["\n## Top level\n\n| key | default | value | meaning |\n|---|---|---|---|"]
     for key, setting in documented_keys():
-        if is_dataclass(setting.type):
+        if setting.section:
             lines.append(
                 f"\n## `{key}`: {setting.help}\n\n| key | default | value | meaning |\n|---|---|---|---|"
             )
@@ -123,8 +122,7 @@ def commented(text: str) -> str:
             path = [*path[: len(match[1]) // 2], match[2]]
             setting = known.get(".".join(path))
             if setting is not None:
-                section = is_dataclass(setting.type)
-                default = "" if section else f" (default {value_text(setting.default)})"
+                default = "" if setting.section else f" (default {value_text(setting.default)})"
                 line = f"{match[1]}{match[2]}:{match[3]}  # {setting.help}{default}"
         lines.append(line)
     return "\n".join(lines) + "\n"

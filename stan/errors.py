@@ -35,8 +35,8 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else text[:60] + "..." + text[-17:]
 
 
-def nearest(word: object, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[object]) -> str:
     """The end of a message about an unknown name: the known name that is close, else all known names."""
-    known = list(known)
-    close = difflib.get_close_matches(str(word)[:80], known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+    names = list(map(str, known))
+    close = difflib.get_close_matches(str(word)[:80], names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"

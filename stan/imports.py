@@ -15,6 +15,7 @@ from pathlib import Path
 
 from stan.errors import ConfigError, short
 
+_files: set[Path] = set()
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -47,9 +48,14 @@ def import_modules(names: Iterable[str], origin: str) -> list[str]:
     return missing
 
 
+def imported_files() -> list[Path]:
+    """The files of the modules that were imported, and of what these imported from beside them."""
+    return sorted(_files)
+
+
 def _import(name: str, origin: str) -> bool:
     """Import a module that is not imported yet; False if there is none."""
-    here = str(Path.cwd())
+    here, before = str(Path.cwd()), set(sys.modules)
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(name)
@@ -66,6 +72,11 @@ def _import(name: str, origin: str) -> bool:
                 here
             )  # last: for what the module imports later, and hiding nothing of the environment
     place = getattr(module, "__file__", None) or "Python itself"
+    home = Path(place).parent
+    new = [getattr(sys.modules[key], "__file__", None) for key in set(sys.modules) - before]
+    _files.update(
+        path for path in map(Path, filter(None, new)) if home == path.parent or home in path.parents
+    )
     print(f"stan: {origin} imports {name} from {place}", file=sys.stderr)
     return True
 

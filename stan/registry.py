@@ -43,7 +43,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True)
-class Component(Generic[T]):
+class Component:
     """An entry of a registry.
 
     Attributes:
@@ -53,7 +53,7 @@ class Component(Generic[T]):
         summary: what it is, in a few words.
     """
 
-    factory: Callable[..., T] | T
+    factory: Any
     declares: Callable[..., Any] | None
     preset: Mapping[str, Any]
     summary: str
@@ -72,7 +72,7 @@ class Registry(Mapping[str, Any], Generic[T]):
         self.kind = kind
         self.home = home
         self.labels = labels
-        self._components: dict[str, Component[T]] = {}
+        self._components: dict[str, Component] = {}
 
     def register(
         self,
@@ -106,7 +106,7 @@ class Registry(Mapping[str, Any], Generic[T]):
         """Enter a record, which has no settings, under `name`; `summary` says what it is."""
         self._enter(name, Component(record, None, {}, summary))
 
-    def component(self, name: str) -> Component[T]:
+    def component(self, name: str) -> Component:
         """The entry `name`.
 
         Raises:
@@ -156,8 +156,7 @@ class Registry(Mapping[str, Any], Generic[T]):
         Raises:
             ConfigError: see `complete`.
         """
-        factory: Any = self.component(name).factory
-        made: T = factory(*given, **self.complete(name, settings))
+        made: T = self.component(name).factory(*given, **self.complete(name, settings))
         return made
 
     def bind(self, name: str, **settings: Any) -> T:
@@ -191,12 +190,12 @@ class Registry(Mapping[str, Any], Generic[T]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
-    def _enter(self, name: str, entry: Component[T]) -> None:
+    def _enter(self, name: str, entry: Component) -> None:
         if name in self._loaded():
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._components[name] = entry
 
-    def _loaded(self) -> dict[str, Component[T]]:
+    def _loaded(self) -> dict[str, Component]:
         if self.home not in sys.modules:
             importlib.import_module(self.home)
         return self._components
@@ -214,6 +213,6 @@ sources: Registry[OffsetSource] = Registry("offset source", "stan.flow", labels=
 noises: Registry[Noise] = Registry("noise kind", "stan.data.noise", labels=("kind",))
 layouts: Registry[Opener] = Registry("data kind", "stan.data.sources")
 losses: Registry[Loss] = Registry("loss", "stan.losses")
-metrics: Registry[Any] = Registry("metric", "stan.evaluation.metrics")
+metrics: Registry[Any] = Registry("metric", "stan.metrics")
 protocols: Registry[Protocol] = Registry("protocol", "stan.evaluation.protocols")
 baselines: Registry[Method] = Registry("baseline", "stan.evaluation.methods", labels=("name", "word"))

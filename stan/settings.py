@@ -91,6 +91,11 @@ class Setting:
     default: Any
     help: str
 
+    @property
+    def section(self) -> type | None:
+        """The dataclass whose fields are keys below this one; None of a plain value."""
+        return self.type if isinstance(self.type, type) and dataclasses.is_dataclass(self.type) else None
+
     def checked(self, value: Any, key: str | None = None) -> Any:
         """`value` in the declared type (a whole number passes for a float, one item for a list of one).
 
@@ -110,9 +115,13 @@ class Setting:
             raise ConfigError(f"{key}={short(value)} should be {words(self.type)}") from None
 
 
-@functools.cache
-def settings_of(declaration: Callable[..., Any]) -> Mapping[str, Setting]:
+def settings_of(declaration: Any) -> Mapping[str, Setting]:
     """The settings that a function, a class or a dataclass declares, by name, in their order."""
+    return _settings_of(declaration)
+
+
+@functools.cache
+def _settings_of(declaration: Any) -> Mapping[str, Setting]:
     helps = documented(declaration)
     if dataclasses.is_dataclass(declaration):
         hints = typing.get_type_hints(declaration, include_extras=True)
@@ -284,6 +293,8 @@ def _fitted(value: Any, hint: Any) -> Any:
     if hint is float and (whole or isinstance(value, float)) and abs(value) <= sys.float_info.max:  # no NaN
         return float(value)
     if hint in (bool, int, type(None)) and isinstance(value, hint) and (hint is not int or whole):
+        if hint is int and abs(value) >= 1 << 63:
+            raise _Misfit
         return value
     raise _Misfit
 

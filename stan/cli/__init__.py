@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from stan.errors import StanError
 
@@ -35,9 +36,17 @@ COMMANDS = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {_cut(message)}; `{self.prog} --help` explains\n")
+
+
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="stan",
         description="Train, evaluate, fine-tune and use space-time attention networks for video denoising.",
         epilog="`stan COMMAND --help` explains a command; README.md and docs/ explain the rest.",
@@ -88,12 +97,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(f"the disk is full{place}: free some space and run the same command again")
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename:
             return _fail(f"no permission for {error.filename}: {error.strerror}")
+        if error.filename and error.strerror:  # a name that is too long, a file where a folder is wanted, ...
+            return _fail(f"{error.filename} cannot be used: {error.strerror}")
         raise
 
 
 def _fail(line: str) -> int:
-    print(f"stan: {line}", file=sys.stderr)
+    print(f"stan: {_cut(line)}", file=sys.stderr)
     return 2
+
+
+def _cut(line: str) -> str:
+    """A message in a length that people read, whatever was put in."""
+    return line if len(line) <= 700 else f"{line[:500]} ... {line[-150:]}"
 
 
 if __name__ == "__main__":

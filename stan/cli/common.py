@@ -24,14 +24,6 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The configuration that the arguments name; ``train/demo.yaml`` is also found among ours."""
-    from pathlib import Path
-
     from stan import config
 
-    path = Path(args.config)
-    if not path.exists():
-        for own in (config.builtin_configs() / path, config.builtin_configs().parent / path):
-            if own.is_file():
-                path = own
-                break
-    return config.load(path, args.overrides)
+    return config.load(args.config, args.overrides)

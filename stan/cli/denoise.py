@@ -7,19 +7,17 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
+from stan.cli.progress import progress_bar
 from stan.errors import ConfigError, StanError
 
 if TYPE_CHECKING:
-    import torch
-
     from stan.data.video import OutputSettings
-    from stan.inference import TilePlan
-    from stan.inference.denoise import Progress
-    from stan.inference.files import FileResult
+    from stan.inference import Options, Progress, TilePlan
+    from stan.inference.files import Result
     from stan.models import VideoDenoiser
 
 HELP = "denoise a video file, a folder of pictures, or a stream"
@@ -40,91 +38,67 @@ as OUTPUT's name with .partial before the ending. docs/denoise.md shows every op
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = EPILOG
-    parser.add_argument(
-        "input", metavar="INPUT", help="video file, folder of pictures, glob pattern; - with --stream"
-    )
-    parser.add_argument(
-        "output",
-        metavar="OUTPUT",
-        help="video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream",
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", required=True, help="trained network (.ckpt or .safetensors)"
-    )
+
+    def add(group: Any, name: str, metavar: str | None, help: str, **more: Any) -> None:
+        group.add_argument(name, metavar=metavar, help=help, **more)
+
+    def flag(group: Any, name: str, help: str) -> None:
+        group.add_argument(name, action="store_true", help=help)
+
+    add(parser, "input", "INPUT", "video file, folder of pictures, glob pattern; - with --stream")
+    add(parser, "output", "OUTPUT", "video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream")
+    add(parser, "--checkpoint", "FILE", "trained network (.ckpt or .safetensors)", required=True)
 
     noise = parser.add_argument_group("noise")
     level = noise.add_mutually_exclusive_group()
-    level.add_argument(
-        "--sigma",
-        type=_sigma,
-        metavar="S",
-        help="noise level in 8-bit units, or auto (the default unless blind)",
-    )
-    level.add_argument("--blind", action="store_true", help="insist on a network that takes no noise level")
-    noise.add_argument("--strength", type=float, default=1.0, metavar="X", help="factor on sigma (default 1)")
+    add(level, "--sigma", "S", "noise level in 8-bit units, or auto (the default unless blind)", type=_sigma)
+    flag(level, "--blind", "insist on a network that takes no noise level")
+    add(noise, "--strength", "X", "factor on sigma (default 1)", type=float, default=1.0)
 
     result = parser.add_argument_group("result")
-    result.add_argument(
+    add(
+        result,
         "--codec",
-        metavar="NAME",
-        help="h264 h265 vp9 av1 ffv1 prores; for folders png jpeg tiff (default: by ending)",
+        "NAME",
+        "h264 h265 vp9 av1 ffv1 prores; for folders png jpeg tiff (default: by ending)",
     )
-    result.add_argument(
+    add(
+        result,
         "--quality",
+        "Q",
+        "the codec's own scale: CRF, lower is better; JPEG 1 to 100, higher is",
         type=int,
-        metavar="Q",
-        help="the codec's own scale: CRF, lower is better; JPEG 1 to 100, higher is",
     )
-    result.add_argument(
-        "--lossless", action="store_true", help="no loss by the codec: FFV1 in .mkv, or h264 h265 vp9"
-    )
-    result.add_argument(
-        "--pixel-format", metavar="F", help="FFmpeg's name, e.g. yuv444p10le (default: as the input)"
-    )
-    result.add_argument(
-        "--encoder-option",
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="for the encoder, e.g. preset=slow; again for more",
-    )
-    result.add_argument("--fps", type=float, metavar="R", help="frames a second of pictures (default 25)")
-    result.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
-    result.add_argument("--compare", action="store_true", help="write noisy and denoised side by side")
-    result.add_argument(
+    flag(result, "--lossless", "no loss by the codec: FFV1 in .mkv, or h264 h265 vp9")
+    add(result, "--pixel-format", "F", "FFmpeg's name, e.g. yuv444p10le (default: as the input)")
+    options = "for the encoder, e.g. preset=slow; again for more"
+    add(result, "--encoder-option", "K=V", options, action="append", default=[])
+    add(result, "--fps", "R", "frames a second of pictures, e.g. 30000/1001 (default 25)")
+    flag(result, "--overwrite", "replace OUTPUT if it exists")
+    flag(result, "--compare", "write noisy and denoised side by side")
+    add(
+        result,
         "--preview",
+        "N",
+        "only N frames, as side-by-side pictures in the folder OUTPUT.preview",
         type=int,
-        metavar="N",
-        help="only N frames, as side-by-side pictures in the folder OUTPUT.preview",
     )
-    result.add_argument("--salvage", action="store_true", help="take what can be decoded of a damaged video")
+    flag(result, "--salvage", "take what can be decoded of a damaged video")
 
     work = parser.add_argument_group("computing")
-    work.add_argument(
-        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 (default: a GPU if there is one)"
-    )
-    work.add_argument(
-        "--precision", choices=("32", "bf16", "16"), default="32", help="arithmetic (default 32 bits)"
-    )
-    work.add_argument(
-        "--memory", metavar="SIZE", help="memory to use at most, e.g. 4GiB (default: part of what is free)"
-    )
-    work.add_argument("--tile", type=_tile, metavar="N|HxW", help="tile size in pixels, instead of --memory")
-    work.add_argument("--overlap", type=int, metavar="N", help="pixels that tiles share (default 64)")
-    work.add_argument("--chunk", type=int, metavar="T", help="frames computed together, instead of --memory")
-    work.add_argument(
-        "--no-scene-cuts", action="store_true", help="do not look for cuts: take INPUT as one scene"
-    )
+    add(work, "--device", "D", "cpu, cuda, cuda:1 (default: a GPU if there is one)", default="auto")
+    add(work, "--precision", None, "arithmetic (default 32 bits)", choices=("32", "bf16", "16"), default="32")
+    add(work, "--memory", "SIZE", "memory to use at most, e.g. 4GiB (default: part of what is free)")
+    add(work, "--tile", "N|HxW", "tile size in pixels, instead of --memory", type=_tile)
+    add(work, "--overlap", "N", "pixels that tiles share (default 64)", type=int)
+    add(work, "--chunk", "T", "frames computed together, instead of --memory", type=int)
+    flag(work, "--no-scene-cuts", "do not look for cuts: take INPUT as one scene")
 
     stream = parser.add_argument_group("streaming")
-    stream.add_argument(
-        "--stream", action="store_true", help="frame by frame, with a fixed small delay; Y4M or raw"
-    )
-    stream.add_argument("--size", type=_size, metavar="WxH", help="raw input: picture size")
-    stream.add_argument("--raw", metavar="F", help="raw input: FFmpeg's pixel format, e.g. rgb24 or yuv420p")
-    stream.add_argument(
-        "--window", type=int, metavar="T", help="frames seen at once (default: twice the network's reach)"
-    )
+    flag(stream, "--stream", "frame by frame, with a fixed small delay; Y4M or raw")
+    add(stream, "--size", "WxH", "raw input: picture size", type=_size)
+    add(stream, "--raw", "F", "raw input: FFmpeg's pixel format, e.g. rgb24 or yuv420p")
+    add(stream, "--window", "T", "frames seen at once (default: twice the network's reach)", type=int)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -140,52 +114,74 @@ def run(args: argparse.Namespace) -> int:
 def _file(args: argparse.Namespace) -> int:
     from stan.inference.files import denoise_file, preview_file
 
-    for name, value in (("--size", args.size), ("--raw", args.raw), ("--window", args.window)):
-        if value is not None:
-            raise ConfigError(f"{name} goes with --stream only")
+    _refuse(args, ("--size", "--raw", "--window"), "goes with --stream only")
     if args.preview is not None and args.compare:
         raise ConfigError("--preview already shows noisy beside denoised: leave --compare out")
     settings = _settings(args)
     source = _source(args)
     model = _model(args)
-    common: dict[str, Any] = {
-        "strength": args.strength,
-        "overwrite": args.overwrite,
-        "tiles": _tiles(args),
-        "memory": args.memory,
-        "dtype": _dtype(args.precision),
-        "tell": _tell,
-    }
-    with _bar() as progress:
+    with progress_bar("denoising", _tell) as progress:
+        options = _options(args, progress)
         if args.preview is not None:
-            result = preview_file(
-                model, source, args.output, args.preview, args.sigma, progress=progress, **common
-            )
+            result = preview_file(model, source, args.output, args.preview, options, settings)
         else:
-            result = denoise_file(
-                model,
-                source,
-                args.output,
-                args.sigma,
-                settings=settings,
-                compare=args.compare,
-                scenes=not args.no_scene_cuts,
-                progress=progress,
-                **common,
-            )
-    return _report(result)
+            result = denoise_file(model, source, args.output, options, settings)
+    return _report(result, args.strength)
 
 
-def _report(result: FileResult) -> int:
+def _stream(args: argparse.Namespace) -> int:
+    from stan.inference.stream import RawFormat, denoise_stream
+
+    _refuse(args, _STORED, "does not go with --stream: ffmpeg on the far side of the pipe does that")
+    _refuse(
+        args, _CUT, "does not go with --stream: whole frames are computed, as many at once as --window says"
+    )
+    raw = None
+    if args.raw is not None or args.size is not None:
+        if args.raw is None or args.size is None:
+            raise ConfigError("raw input needs both --raw FORMAT and --size WxH")
+        raw = RawFormat(args.size[1], args.size[0], args.raw)
+    model = _model(args)
+    with progress_bar("denoising", _tell) as progress:
+        result = denoise_stream(model, args.input, args.output, _options(args, progress), raw)
+    return _report(result, args.strength)
+
+
+_STORED = (
+    "--codec",
+    "--quality",
+    "--lossless",
+    "--pixel-format",
+    "--encoder-option",
+    "--compare",
+    "--preview",
+    "--salvage",
+    "--overwrite",
+    "--fps",
+)
+_CUT = ("--chunk", "--memory", "--tile", "--overlap")
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuse those of the arguments `names` that are given, be it as 0."""
+    for name in names:
+        value = getattr(args, name[2:].replace("-", "_"))
+        if value is not None and value is not False and value != []:
+            raise ConfigError(f"{name} {why}")
+
+
+def _report(result: Result, strength: float) -> int:
     if result.sigma is not None:
-        low, mean, high = result.sigma
+        low, mean, high = (level / strength for level in result.sigma)
         spread = "" if high - low < 0.05 else f" ({low:.1f} to {high:.1f})"
-        _tell(f"noise level {mean:.1f}{spread}")
+        scaled = "" if strength == 1 else f", denoised as {result.sigma[1]:.1f} (strength {strength:g})"
+        _tell(f"noise level {mean:.1f}{spread}{scaled}")
     speed = result.frames / max(result.seconds, 1e-9)
     counted = f"{result.frames} frames in {result.seconds:.1f} s ({speed:.2f} frames/s)"
     if not result.interrupted:
         _tell(counted)
-        print(result.output)
+        if result.output is not None:
+            print(result.output)
         return 0
     if result.output is None:
         _tell("interrupted before the first frame was done: nothing is written")
@@ -194,52 +190,22 @@ def _report(result: FileResult) -> int:
     return 130
 
 
-def _stream(args: argparse.Namespace) -> int:
-    from stan.inference.stream import RawFormat, denoise_stream
+def _options(args: argparse.Namespace, progress: Progress) -> Options:
+    import torch
 
-    file_only = {
-        "--codec": args.codec,
-        "--quality": args.quality,
-        "--lossless": args.lossless,
-        "--pixel-format": args.pixel_format,
-        "--encoder-option": args.encoder_option,
-        "--compare": args.compare,
-        "--preview": args.preview,
-        "--salvage": args.salvage,
-        "--overwrite": args.overwrite,
-        "--fps": args.fps,
-        "--chunk": args.chunk,
-        "--no-scene-cuts": args.no_scene_cuts,
-        "--memory": args.memory,
-        "--tile": args.tile,
-        "--overlap": args.overlap,
-    }
-    for name, value in file_only.items():
-        if value:
-            raise ConfigError(
-                f"{name} does not go with --stream: ffmpeg on the far side of the pipe does that"
-            )
-    raw = None
-    if args.raw is not None or args.size is not None:
-        if args.raw is None or args.size is None:
-            raise ConfigError("raw input needs both --raw FORMAT and --size WxH")
-        raw = RawFormat(args.size[1], args.size[0], args.raw)
-    model = _model(args)
-    with _bar() as progress:
-        frames = denoise_stream(
-            model,
-            args.input,
-            args.output,
-            args.sigma,
-            raw=raw,
-            strength=args.strength,
-            window=args.window,
-            dtype=_dtype(args.precision),
-            progress=progress,
-            tell=_tell,
-        )
-    _tell(f"{frames} frames")
-    return 0
+    from stan.inference import Options
+
+    return Options(
+        sigma=args.sigma,
+        strength=args.strength,
+        scenes=not args.no_scene_cuts,
+        tiles=_tiles(args),
+        memory=args.memory,
+        window=args.window,
+        dtype={"32": None, "bf16": torch.bfloat16, "16": torch.float16}[args.precision],
+        progress=progress,
+        tell=_tell,
+    )
 
 
 def _settings(args: argparse.Namespace) -> OutputSettings:
@@ -251,7 +217,9 @@ def _settings(args: argparse.Namespace) -> OutputSettings:
         if not key or not equals:
             raise ConfigError(f"--encoder-option {pair!r} is not KEY=VALUE, e.g. preset=slow")
         options[key] = value
-    return OutputSettings(args.codec, args.quality, args.lossless, args.pixel_format, options)
+    return OutputSettings(
+        args.codec, args.quality, args.lossless, args.pixel_format, options, args.compare, args.overwrite
+    )
 
 
 def _source(args: argparse.Namespace) -> Any:
@@ -265,22 +233,10 @@ def _source(args: argparse.Namespace) -> Any:
 
 
 def _model(args: argparse.Namespace) -> VideoDenoiser:
-    import torch
-
+    from stan.device import choose
     from stan.models import load
 
-    name = args.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        if "device type" in reason:
-            reason = "torch knows no such device, only cpu, cuda, cuda:1 and the like"
-        raise ConfigError(f"device {name!r} cannot be used: {reason}; see `stan doctor`") from None
-    model = load(args.checkpoint, device=str(device))
+    model = load(args.checkpoint, choose(args.device))
     if args.blind and not model.blind:
         raise StanError(
             f"{args.checkpoint} is not blind: it takes a noise level; use --sigma S or --sigma auto"
@@ -303,50 +259,11 @@ def _tiles(args: argparse.Namespace) -> TilePlan | None:
     if args.chunk is not None:
         plan = TilePlan(frames=args.chunk, frame_overlap=max(0, min(plan.frame_overlap, args.chunk - 1)))
     if args.tile is not None:
-        overlap = min(plan.overlap, min(args.tile) // 4) if args.overlap is None else args.overlap
+        overlap = args.overlap
+        if overlap is None:
+            overlap = max(0, min(plan.overlap, min(args.tile) // 4))
         return replace(plan, height=args.tile[0], width=args.tile[1], overlap=overlap)
     return plan if args.overlap is None else replace(plan, overlap=args.overlap)
-
-
-def _dtype(precision: str) -> torch.dtype | None:
-    import torch
-
-    return {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[precision]
-
-
-@contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """A progress bar with frames a second and time left, if standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-
-    columns = (
-        TextColumn("denoising"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.fields[count]} frames"),
-        TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
-        task = bar.add_task("", total=None, count="?", speed="")
-
-        def update(done: float, total: int | None) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                completed=done,
-                total=total,
-                count="?" if total is None else total,
-                speed="" if speed is None else f"{speed:.2f} frames/s",
-            )
-
-        yield update
 
 
 @contextmanager
@@ -354,17 +271,9 @@ def _plain_warnings() -> Iterator[None]:
     """Warnings as single lines, one of each kind."""
     seen: set[object] = set()
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        kind = (category, filename, lineno)
-        if kind not in seen:
-            seen.add(kind)
+    def show(message: Warning | str, *place: Any, **_: Any) -> None:
+        if place[:3] not in seen:
+            seen.add(place[:3])
             _tell(f"warning: {' '.join(str(message).split())}")
 
     with warnings.catch_warnings():
@@ -412,10 +321,6 @@ def _tile(text: str) -> tuple[int, int]:
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.lower().partition("x")
-    try:
-        size = int(width), int(height)
-    except ValueError:
-        size = (0, 0)
-    if min(size) < 1:
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is not WxH, e.g. 1280x720")
-    return size
+    return int(width), int(height)

@@ -10,12 +10,13 @@ HELP = "evaluate checkpoints and baselines by a named protocol; the same command
 
 EPILOG = """
 What to evaluate, in CONFIG or as key=value:
-  checkpoint=FILE                          one checkpoint, or a baseline: noisy, nlmeans, bm3d
+  checkpoint=FILE                          one checkpoint, or a baseline by name (docs/evaluation.md)
   checkpoint=[a.ckpt,b.ckpt,nlmeans]       several, side by side
-  evaluation.protocol=davis-85             davis-full, davis-85, set8 or quick (docs/evaluation.md)
+  evaluation.protocol=davis-85             what is measured how (docs/evaluation.md lists the protocols)
   evaluation.sigmas=[10,30,50]             noise levels, 8-bit units
   evaluation.max_frames=25                 a cap of your own (the table says so)
   evaluation.split=val                     another split list than the protocol's (the table says so)
+  evaluation.temporal_gain=true            what each method has from other frames, at the price of a second run
   evaluation.sequences=[dog,judo]          some sequences only (the table says so)
   data.root=DIR  output=DIR                where the data is, where the results go
 
@@ -35,14 +36,15 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args)
     from rich.console import Console
 
+    from stan.evaluation.devices import Ranks
     from stan.evaluation.facts import lead
-    from stan.evaluation.plan import Ranks
     from stan.evaluation.run import evaluate
+    from stan.evaluation.tables import terminal
 
     results = evaluate(config)
     if Ranks.of_environment().rank == 0:
         console = Console()
-        console.print(results.table())
+        console.print(terminal(results))
         console.print(lead(results), highlight=False, soft_wrap=True)
         for name in ("results.csv", "results.json", "report.md", "report.html"):
             print(f"{config.output}/{name}")

@@ -29,8 +29,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file with what it includes, lay ``key=value`` words over it, check it.
 
     Args:
-        path: a YAML file; its ``include:`` list names further files, relative to itself, that are laid
-            underneath in their order.
+        path: a YAML file, or the name of one of ours, such as ``train/demo.yaml``; its ``include:`` list names
+            further files, relative to itself or of ours, that are laid underneath in their order.
         overrides: words such as ``noise.sigma=[10,30]``, ``evaluation.max_frames=5``, ``data.cache=null``;
             values are YAML.
 
@@ -38,7 +38,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: naming the key, its value and the way out.
     """
     try:
-        return build([(_read(Path(path), ()), str(path)), (_parse_overrides(overrides), "command line")])
+        return build(
+            [(_read(_find(Path(path)), ()), str(path)), (_parse_overrides(overrides), "command line")]
+        )
     except RecursionError:
         raise ConfigError(f"{path} or the command line is nested too deeply") from None
 
@@ -90,16 +92,21 @@ def builtin_configs() -> Path:
     return beside if (beside / "train").is_dir() else package / "configs"
 
 
-def _read(path: Path, chain: tuple[Path, ...]) -> Tree:
-    """One file laid over the files it includes."""
+def _find(path: Path, name: str | None = None) -> Path:
+    """A file; where there is none, ours of that name (the path's own, if not given)."""
+    ours = [folder / (name or path) for folder in (builtin_configs(), builtin_configs().parent)]
     try:
-        resolved = path.resolve()
-        found = path.is_file()
+        return next((place for place in (path, *ours) if place.exists()), path)
     except OSError as error:
         raise ConfigError(f"configuration file {short(str(path))}: {error.strerror}") from None
+
+
+def _read(path: Path, chain: tuple[Path, ...]) -> Tree:
+    """One file laid over the files it includes."""
+    resolved = path.resolve()
     if resolved in chain:
         raise ConfigError(f"{path} includes itself by way of {chain[-1]}: remove one of the include lines")
-    if not found:
+    if not path.is_file():
         raise ConfigError(
             f"no configuration file {path}; those of this project are under {builtin_configs()}"
         )
@@ -116,7 +123,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> Tree:
     for name in names:
         if not isinstance(name, str):
             raise ConfigError(f"{path}: {INCLUDE}={short(includes)} should be a file, or a list of files")
-        _lay(merged, _read(path.parent / name, (*chain, resolved)), name)
+        _lay(merged, _read(_find(path.parent / name, name), (*chain, resolved)), name)
     _lay(merged, tree, str(path))
     return merged
 
@@ -130,10 +137,8 @@ def _parse_overrides(given: Sequence[str]) -> Tree:
                 f"{short(word)} on the command line should be key=value, such as trainer.max_steps=300"
             )
         try:
-            value = (
-                OmegaConf.create({"value": None}) if text == "" else OmegaConf.from_dotlist([f"value={text}"])
-            )
-            OmegaConf.update(tree, key, value.value, force_add=True)
+            value = _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else None
+            OmegaConf.update(tree, key, value, force_add=True)
         except Exception as error:
             quoting = (
                 "; quote values that begin with * or &"
@@ -150,7 +155,7 @@ def _plain(tree: Any, resolve: bool = False) -> Tree:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).partition(" full_key:")[0] or type(error).__name__
     return text if len(text) <= 300 else text[:300] + "..."
 
 
@@ -179,9 +184,8 @@ def _lay(lower: Tree, upper: Mapping[str, Any], origin: str, prefix: str = "") -
 
 def _import(tree: Tree, origin: str) -> None:
     """Import the modules that the configuration and its checkpoints name; `imports` becomes the list of them."""
-    named = tree.get("imports")
-    own = [named] if isinstance(named, str) else named if isinstance(named, list) else []
-    own = [name for name in own if isinstance(name, str)]
+    named = tree.get("imports") or []
+    own = list(map(str, named if isinstance(named, list) else [named]))
     if missing := import_modules(own, origin):
         raise ConfigError(missing[0])
     checkpoints = tree.get("checkpoint")
@@ -224,8 +228,8 @@ def _record(schema: type, tree: Any, prefix: str, layers: Sequence[Layer]) -> An
     values = {}
     for name, setting in known.items():
         path = f"{prefix}{name}"
-        if dataclasses.is_dataclass(setting.type):
-            values[name] = _record(setting.type, tree.get(name, {}), f"{path}.", layers)
+        if setting.section:
+            values[name] = _record(setting.section, tree.get(name, {}), f"{path}.", layers)
         else:
             try:
                 values[name] = setting.checked(tree.get(name, setting.default), path)
@@ -250,7 +254,7 @@ def _nearest_anywhere(name: str, top: Mapping[str, Setting]) -> str:
     inside = [
         f"{section}.{name}"
         for section, setting in top.items()
-        if dataclasses.is_dataclass(setting.type) and name in settings_of(setting.type)
+        if setting.section and name in settings_of(setting.section)
     ]
     return f"did you mean {inside[0]!r}?" if inside else nearest(name, top)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -26,8 +25,8 @@ def documented_keys(schema: type = Config, prefix: str = "") -> Iterator[tuple[s
     """Every key of the schema as (path, declaration), sections before what is in them."""
     for name, setting in settings_of(schema).items():
         yield f"{prefix}{name}", setting
-        if dataclasses.is_dataclass(setting.type):
-            yield from documented_keys(setting.type, f"{prefix}{name}.")
+        if setting.section:
+            yield from documented_keys(setting.section, f"{prefix}{name}.")
 
 
 def value_text(value: Any) -> str:
@@ -68,9 +67,9 @@ def _lines(
         value = values.get(name)
         if name not in values:
             continue
-        if dataclasses.is_dataclass(setting.type):
+        if setting.section:
             yield f"\n{pad}{name}:  # {setting.help}"
-            yield from _lines(settings_of(setting.type), vars(value), indent + 1)
+            yield from _lines(settings_of(setting.section), vars(value), indent + 1)
         elif value and name in inner:
             yield f"{pad}{name}:  # {meaning(setting)}"
             yield from _lines(inner[name], value, indent + 1, values)

@@ -199,6 +199,9 @@ class EvaluationConfig:
     sequences: list[str] = option([], "only these sequences, by name; empty: all of the split")
     seed: int | None = option(None, "seed of the noise; null: the protocol's own, as tables need")
     border: Natural = option(0, "pixels left out of the measures at each side")
+    temporal_gain: bool = option(
+        False, "also measure what a method has from other frames, by a second run on each frame alone"
+    )
     scenes: bool = option(False, "look for scene cuts, which no chunk of frames then crosses")
     tiles: dict[str, Any] = option(
         {},

@@ -25,6 +25,7 @@ import cv2
 import filelock
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 
 from stan.data.clips import Clip, TensorClip
 from stan.data.progress import frame_progress
@@ -124,17 +125,16 @@ def cache_folders(root: Path, given: Path | str | None = None) -> list[Path]:
         given: use this folder and no other.
 
     Returns:
-        `given`; else `<root>/.stan-cache` and `$XDG_CACHE_HOME/stan/<root's name>-<hash of its path>`, the
-        second first where the root is read-only (also by its mode alone: root may write anywhere, but should
-        not).
+        `given`; else `<root>/.stan-cache` and `<root's name>-<hash of its path>` in the user's cache folder
+        (`$XDG_CACHE_HOME/stan` or `~/.cache/stan` on Linux), the second first where the root is read-only (also by its
+        mode alone: root may write anywhere, but should not).
     """
     if given is not None:
         return [Path(given).expanduser()]
     beside = root / FOLDER_NAME
     resolved = root.resolve()
     mark = hashlib.sha256(str(resolved).encode()).hexdigest()[:8]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    user = home / "stan" / f"{_slug(resolved.name)}-{mark}"
+    user = user_cache_path("stan", appauthor=False) / f"{_slug(resolved.name)}-{mark}"
     place = beside if beside.is_dir() else root
     writable = os.access(place, os.W_OK) and place.stat().st_mode & 0o222
     return [beside, user] if writable else [user, beside]
@@ -214,6 +214,10 @@ class Cache:
         except PermissionError as error:
             raise DataError(
                 f"the cache {folder} cannot be written ({error.strerror}): set data.cache to another folder"
+            ) from None
+        except IsADirectoryError as error:
+            raise DataError(
+                f"{error.filename2 or error.filename} is a folder where the cache keeps a file: remove it"
             ) from None
         done = self.find(clip, downscale)
         if done is None:

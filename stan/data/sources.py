@@ -54,7 +54,7 @@ def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Cl
         DataError: a root that is missing, empty or laid out differently, or sequences that are missing. Says
             what was found, what was expected, and the nearest place that fits.
     """
-    opener = layouts.component(kind).factory
+    opener: Opener = layouts.component(kind).factory
     root = Path(root).expanduser()
     if not root.exists():
         raise DataError(f"data root {root} does not exist{_nearest(root)}")

@@ -1,14 +1,12 @@
-"""Line charts as inline SVG: they scale, follow the page's light or dark colours, and can be read by
-pointing.
-"""
+"""Line charts as inline SVG: they scale, follow the page's light or dark colours, and can be read by pointing."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from stan.evaluation.page import render
 
 WIDTH, HEIGHT = 440, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 12, 26, 34
@@ -35,7 +33,7 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, marks: bool, title: str) -> str:
-    """An SVG element with axes, grid lines and one line a series; empty text if there is nothing to draw.
+    """An SVG element with axes, grid lines and one line a series, as markup; empty if there is nothing to draw.
 
     Args:
         series: the lines, drawn in their order.
@@ -60,49 +58,20 @@ def line_chart(series: Sequence[Series], *, x_label: str, y_label: str, marks: b
     def py(y: float) -> float:
         return HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - _TOP - _BOTTOM)
 
-    out = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title, quote=True)}" '
-        f'data-chart="{escape(json.dumps(_readings(drawn, xs, px, x_label)), quote=True)}">'
-    ]
-    for tick in y_ticks:
-        y = py(tick)
-        out.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(
-            f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_number(tick)}</text>'
-        )
-    for tick in x_ticks:
-        out.append(
-            f'<text class="tick" x="{px(tick):.1f}" y="{HEIGHT - _BOTTOM + 15}" '
-            f'text-anchor="middle">{_number(tick)}</text>'
-        )
-    out.append(
-        f'<text class="label" x="{(WIDTH + _LEFT - _RIGHT) / 2}" y="{HEIGHT - 4}" '
-        f'text-anchor="middle">{escape(x_label)}</text>'
-    )
-    out.append(f'<text class="label" x="4" y="12">{escape(y_label)}</text>')
-    for line in drawn:
-        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in line.finite)
-        out.append(f'<polyline class="{line.style}" points="{path}"/>')
-        if marks or len(line.finite) == 1:
-            out += [
-                f'<circle class="{line.style}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="3"/>'
-                for x, y in line.finite
-            ]
-    out.append(f'<line class="cursor" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}" x1="0" x2="0"/></svg>')
-    return "".join(out)
-
-
-def legend(series: Sequence[Series]) -> str:
-    """The names of the lines with their colours, as HTML."""
-    items = "".join(
-        '<li><svg viewBox="0 0 22 8" aria-hidden="true">'
-        f'<polyline class="{line.style}" points="0,4 22,4"/></svg>'
-        f"{escape(line.name)}</li>"
-        for line in series
-        if line.finite
-    )
-    return f'<ul class="legend">{items}</ul>'
+    readings = {  # what the page shows when a place of the chart is pointed at
+        "label": x_label,
+        "x": [f"{x:g}" for x in xs],
+        "at": [round(px(x), 1) for x in xs],
+        "lines": [{"name": s.name, "style": s.style, "y": _readings(s, xs)} for s in drawn],
+    }
+    return render(
+        "chart.svg",
+        width=WIDTH, height=HEIGHT, left=_LEFT, right=WIDTH - _RIGHT, top=_TOP, bottom=HEIGHT - _BOTTOM,
+        title=title, x_label=x_label, y_label=y_label, marks=marks, readings=readings,
+        x_ticks=[(px(tick), _number(tick)) for tick in x_ticks],
+        y_ticks=[(py(tick), _number(tick)) for tick in y_ticks],
+        lines=[(line.style, [(px(x), py(y)) for x, y in line.finite]) for line in drawn],
+    )  # fmt: skip
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -116,22 +85,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-def _readings(series: Sequence[Series], xs: Sequence[float], px: object, x_label: str) -> dict[str, object]:
-    """What the page shows when a place of the chart is pointed at."""
-    assert callable(px)
-    return {
-        "label": x_label,
-        "x": [f"{x:g}" for x in xs],
-        "at": [round(px(x), 1) for x in xs],
-        "lines": [
-            {"name": s.name, "style": s.style, "y": [_reading(dict(s.finite).get(x)) for x in xs]}
-            for s in series
-        ],
-    }
-
-
-def _reading(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _readings(series: Series, xs: Sequence[float]) -> list[str]:
+    values = dict(series.finite)
+    return [f"{values[x]:.2f}" if x in values else "" for x in xs]
 
 
 def _number(value: float) -> str:

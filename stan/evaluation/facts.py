@@ -1,4 +1,4 @@
-"""What both reports say in words: headings, definitions, and every setting of an evaluation."""
+"""What the reports say in words: the evaluation in one phrase, and every setting of it."""
 
 from __future__ import annotations
 
@@ -8,36 +8,17 @@ from typing import Any
 from stan.evaluation import provenance
 from stan.evaluation.results import Results, count
 
-HEADS = {
-    "psnr": "PSNR",
-    "psnr_rounded": "PSNR, 8 bit",
-    "psnr_noisy": "PSNR, noisy",
-    "ssim": "SSIM",
-    "strred": "ST-RRED",
-    "strred_unit": "ST-RRED, peak 1",
-    "flicker": "flicker",
-    "seconds_per_frame": "s/frame",
-    "memory_mib": "MiB",
-}
-"""Figures in the order of a full table, with their headings."""
-
-DEFINITIONS = (
-    "PSNR: dB, RGB, peak 1, output clamped to [0, 1] and not rounded; per frame, then mean over frames, then "
-    "over sequences. «8 bit»: the output rounded to whole grey levels first. «Noisy»: of the noisy input as "
-    "it is, not clamped, 20 log10(255 / sigma) for Gaussian noise. SSIM: scikit-image's defaults, per "
-    "channel. ST-RRED: Soundararajan and Bovik 2013, luma with peak 255 (lower is better). Flicker: root "
-    "mean square change of the error from frame to frame, in 8-bit units (lower is better). MiB: peak memory "
-    "while denoising; on a GPU what was allocated on it, on a CPU the resident size of the process."
-)
-
 
 def lead(results: Results) -> str:
     """The evaluation in one phrase: data, frames, noise, seed."""
-    data, noise = results.settings["data"], results.settings["noise"]
+    s = results.settings
+    data, noise, cap = s["data"], s["noise"], s["max_frames"]
     place = data["kind"] + (f" {data['split']}" if data["split"] else "")
+    frames = count(data["frames"], "frame") if cap is None else f"up to {count(cap, 'frame')} of each"
+    total = "" if cap is None else f" ({data['frames']:,} in all)"
     return (
-        f"{count(data['sequences'], 'sequence')} of {place}, {count(data['frames'], 'frame')}, "
-        f"{noise['kind'].replace('_', ' ')} noise, seed {results.settings['seed']}"
+        f"{count(data['sequences'], 'sequence')} of {place}, {frames}{total}, "
+        f"{noise['kind'].replace('_', ' ')} noise, seed {s['seed']}"
     )
 
 

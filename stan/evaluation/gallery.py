@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 
 import cv2
 import numpy as np
@@ -29,7 +28,7 @@ class Gallery:
 
     def __init__(self, results: Results, budget: int = BUDGET) -> None:
         self.pictures: dict[str, dict[str, dict[str, str]]] = {}
-        sigmas = list(dict.fromkeys(row["sigma"] for row in results.means))
+        sigmas = results.sigmas
         middle = len(sigmas) // 2
         used, shown = 0, 0
         for sigma in sorted(sigmas, key=lambda s: (abs(sigmas.index(s) - middle), s)):
@@ -40,18 +39,13 @@ class Gallery:
             used, shown = used + size, shown + 1
             for name, files in level.items():
                 self.pictures.setdefault(name, {})[f"{sigma:g}"] = files
-        left_out = (
-            "" if shown == len(sigmas) else f" Pictures of {len(sigmas) - shown} noise levels are left out."
-        )
+        missing = len(sigmas) - shown
+        left_out = f" Pictures of {missing} noise levels are left out." if missing else ""
         self.remark = (
             "Pictures show the middle frame, cropped to where most detail moves, as JPEG of high quality; "
             "figures are of the originals. Errors are drawn from black (none) to white "
             f"({ERROR_RANGE:g} grey levels, root mean square over channels).{left_out}"
         )
-
-    def json(self) -> str:
-        """The pictures as JSON that may stand inside a script element."""
-        return json.dumps(self.pictures, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _level(results: Results, sigma: float) -> dict[str, dict[str, str]]:
@@ -61,14 +55,13 @@ def _level(results: Results, sigma: float) -> dict[str, dict[str, str]]:
             continue
         arrays = results.parts.pictures(path)
         files = found.setdefault(name, {})
-        for video in ("clean", "noisy"):
-            if video not in files:
-                files[video] = data_address(arrays[video])
-                files[f"{video}|slice"] = data_address(arrays[f"{video}_slice"])
+        videos = {"clean": "clean", "noisy": "noisy"} if not files else {}
         if method != "noisy":
-            files[f"m|{method}"] = data_address(arrays["output"])
-            files[f"m|{method}|slice"] = data_address(arrays["output_slice"])
+            videos[f"m|{method}"] = "output"
             files[f"e|{method}"] = data_address(error_picture(arrays["clean"], arrays["output"]))
+        for key, video in videos.items():
+            files[key] = data_address(arrays[video])
+            files[f"{key}|slice"] = data_address(arrays[f"{video}_slice"])
     return found
 
 

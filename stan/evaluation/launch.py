@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
-import torch
-
-from stan.errors import ConfigError
+from stan.evaluation.devices import device_count
 
 if TYPE_CHECKING:
     from stan.config import Config
@@ -42,18 +38,11 @@ class Helpers:
         from stan.config import to_dict
 
         world = self.count + 1
-        text = json.dumps(to_dict(self.config)).encode()
+        threads = str(max(1, (os.cpu_count() or 1) // world))
         for rank in range(1, world):
-            environment = {
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world),
-                "LOCAL_WORLD_SIZE": str(world),
-                "OMP_NUM_THREADS": os.environ.get(
-                    "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world))
-                ),
-            }
+            environment = {"OMP_NUM_THREADS": threads, **os.environ}
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
             errors = tempfile.TemporaryFile()
             process = subprocess.Popen(
                 [sys.executable, "-m", "stan.evaluation"],
@@ -63,18 +52,15 @@ class Helpers:
                 env=environment,
             )
             assert process.stdin is not None
-            process.stdin.write(text)
-            process.stdin.close()
+            with process.stdin as pipe:
+                pipe.write(json.dumps(to_dict(self.config)).encode())
             self.processes.append((process, errors))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for process, errors in self.processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                process.wait()
+            process.terminate()
+            process.wait()
             errors.close()
 
     def failures(self) -> list[str]:
@@ -88,28 +74,3 @@ class Helpers:
                     f"helper process {rank} ended with code {process.returncode}: {said[-1] if said else ''}"
                 )
         return lines
-
-
-def device_count(config: Config, device: torch.device) -> int:
-    """How many processes ``trainer.devices`` asks for on this machine.
-
-    Raises:
-        ConfigError: not a number, a list of indices, or auto.
-    """
-    wanted = config.trainer.devices
-    if wanted in ("auto", None, -1):
-        return max(1, torch.cuda.device_count()) if device.type == "cuda" else 1
-    if isinstance(wanted, str) and wanted.isdigit():
-        wanted = int(wanted)
-    count = len(wanted) if isinstance(wanted, list) else wanted
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigError(
-            f"trainer.devices={wanted!r} should be a number from 1 up, a list of indices, or auto"
-        )
-    if device.type == "cuda" and not isinstance(wanted, list) and count > torch.cuda.device_count():
-        raise ConfigError(
-            f"trainer.devices={count}: this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    if device.type == "mps" and count > 1:
-        raise ConfigError(f"trainer.devices={wanted!r}: this machine has one such device")
-    return count

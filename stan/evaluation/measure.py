@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,98 +17,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stan.evaluation import metrics
 from stan.evaluation.protocols import to_float
-from stan.evaluation.strred import Terms, combine, strred_terms
+from stan.inference.memory import process_memory
+from stan.metrics import Metric, mean
+from stan.metrics.record import Function
 
 PIECE = 2
-"""Frames measured at a time: even, for ST-RRED's pairs, and few, for the memory of large frames."""
+"""Frames measured at a time: even, as metrics may go by pairs, and few, for the memory of large frames."""
 CROP = 224
 """Side of the report's pictures, pixels."""
-PEAKS = (255.0, 1.0)
 
 Figures = dict[str, Any]
 
 
 def figures(
-    clean: Tensor, output: Tensor, *, border: int = 0, progress: Callable[[float], None] | None = None
+    clean: Tensor,
+    output: Tensor,
+    metrics: Iterable[Metric],
+    border: int = 0,
 ) -> Figures:
-    """Everything that is measured of a video.
+    """What is measured of a video.
 
     Args:
         clean: (T, 3, H, W) uint8.
-        output: (T, 3, H, W) float; measured as the protocols say, clamped to [0, 1].
+        output: (T, 3, H, W) float; metrics clamp it to [0, 1], as the protocols say.
+        metrics: what to measure; those without a function are passed over.
         border: pixels left out at each side.
-        progress: told the part that is done.
 
     Returns:
-        `psnr`, `psnr_rounded`, `ssim`, `flicker` (means over frames), `strred` (at peak 255), `strred_unit`
-        (at peak 1), and `psnr_frames`, `ssim_frames`, `flicker_frames` (lists). A figure is NaN where the
-        clip is too short or too small for it.
+        for each metric NAME, and NAME_frames (a list) where its record says so. A figure is NaN where the clip is
+        too short or too small for it.
     """
     inside = (..., slice(border, clean.shape[-2] - border), slice(border, clean.shape[-1] - border))
     total = len(clean)
+    least = min(clean[inside].shape[-2:])
+    metrics = [metric for metric in metrics if metric.function]
+    # each function once, though several metrics may use its values
+    calls = {
+        metric.function: metric.per for metric in metrics if metric.function and least >= metric.smallest
+    }
 
-    def measured(start: int) -> _Measured:
-        before = max(start - 1, 0)  # the flicker of this piece's first frame needs the one before
-        stop = min(start + PIECE, total)
-        return _measure(
-            to_float(clean[before:stop])[inside], output[before:stop].float()[inside], start - before
-        )
+    def measured(start: int, stop: int, whole: bool) -> dict[Function, Tensor]:
+        before = max(start - 1, 0)  # for changes from the frame before to this piece's first
+        pair = to_float(clean[before:stop])[inside], output[before:stop].float()[inside]
+        rest = tuple(video[start - before :] for video in pair)
+        return {
+            function: function(*(pair if per == "step" else rest))
+            for function, per in calls.items()
+            if (per == "clip") == whole
+        }
 
-    frames: dict[str, list[float]] = {"psnr": [], "psnr_rounded": [], "ssim": [], "flicker": []}
-    terms: list[list[Terms]] = []
     with ThreadPoolExecutor(min(8, torch.get_num_threads())) as pool:  # the libraries' loops run side by side
-        for done, (values, of_piece) in enumerate(pool.map(measured, range(0, total, PIECE)), 1):
-            for name in frames:
-                frames[name] += values[name]
-            terms.append(of_piece)
-            if progress:
-                progress(min(1.0, done * PIECE / total))
-    result: Figures = {name: mean(values) for name, values in frames.items()}
-    for peak, name in zip(range(len(PEAKS)), ("strred", "strred_unit")):
-        spatial, temporal = (torch.cat([piece[peak][i] for piece in terms]) for i in (0, 1))
-        result[name] = combine(Terms(spatial, temporal))
-    for name in ("psnr", "ssim", "flicker"):
-        result[f"{name}_frames"] = frames[name]
+        starts = range(0, total, PIECE)
+        pieces = list(pool.map(lambda start: measured(start, min(start + PIECE, total), False), starts))
+    if "clip" in calls.values():
+        pieces.append(measured(0, total, True))
+    result: Figures = {}
+    for metric in metrics:
+        got = [piece[metric.function] for piece in pieces if metric.function in piece]
+        values = torch.cat(got) if got else torch.empty(0)
+        result[metric.name] = metric.reduce(values) if got and metric.reduce else mean(values.tolist())
+        if metric.frames:
+            result[f"{metric.name}_frames"] = values.tolist()
     return result
-
-
-_Measured = tuple[dict[str, list[float]], list[Terms]]
-
-
-def _measure(clean: Tensor, output: Tensor, skip: int) -> _Measured:
-    """The figures of a few frames; the first `skip` of them are there for the flicker only."""
-    values = {"flicker": metrics.flicker(clean, output).tolist()}
-    clean, output = clean[skip:], output[skip:]
-    values["psnr"] = metrics.psnr(clean, output).tolist()
-    values["psnr_rounded"] = metrics.psnr_rounded(clean, output).tolist()
-    large = min(clean.shape[-2:]) >= metrics.SSIM_WINDOW
-    values["ssim"] = metrics.ssim(clean, output).tolist() if large else []
-    return values, strred_terms(clean, output, PEAKS)
-
-
-def psnr_raw(clean: Tensor, noisy: Tensor) -> float:
-    """Mean PSNR of the noisy video as it is, not clamped, dB: 20 log10(255 / sigma) for white Gaussian noise.
-
-    It is what papers call the PSNR of the noisy input, and it shows that the noise has the level it should
-    have.
-    """
-    values = []
-    for a, b in zip(clean, noisy):
-        error = float((b.double() - to_float(a).double()).square().mean())
-        values.append(-10 * math.log10(error) if error > 0 else math.inf)
-    return mean(values)
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean; NaN of nothing, and infinite if a value is."""
-    listed = list(values)
-    return (
-        math.fsum(listed) / len(listed)
-        if listed and all(map(math.isfinite, listed))
-        else (math.nan if not listed or any(map(math.isnan, listed)) else math.inf)
-    )
 
 
 def best_crop(frames: Tensor, side: int = CROP) -> tuple[int, int, int, int]:
@@ -125,12 +97,8 @@ def best_crop(frames: Tensor, side: int = CROP) -> tuple[int, int, int, int]:
     for value in (np.abs(cv2.Laplacian(grey, cv2.CV_32F)), np.abs(grey - before)):
         value = np.minimum(value, 6 * value.mean())  # a few hard edges shall not outweigh texture
         total = cv2.integral(value.astype(np.float64))
-        scores.append(
-            total[rows:, columns:]
-            - total[:-rows, columns:]
-            - total[rows:, :-columns]
-            + total[:-rows, :-columns]
-        )
+        bands = total[rows:] - total[:-rows]
+        scores.append(bands[:, columns:] - bands[:, :-columns])
     detail, motion = scores
     score = detail * (motion + 0.2 * motion.max() + 1e-6)
     top, left = np.unravel_index(int(score.argmax()), score.shape)
@@ -141,15 +109,13 @@ def pictures(clean: Tensor, noisy: Tensor, output: Tensor) -> dict[str, np.ndarr
     """What the report shows of a sequence: a crop of the middle frame, and a slice through time.
 
     Returns:
-        uint8 RGB: `clean`, `noisy`, `output` (h, w, 3), and `clean_slice`, `noisy_slice`, `output_slice` (T,
-            w, 3),
-        one row of pixels of every frame, in which flicker shows as horizontal streaks; and `place`: frame,
-        top and left of the crop.
+        uint8 RGB: `clean`, `noisy`, `output` (h, w, 3), and `clean_slice`, `noisy_slice`, `output_slice`
+        (T, w, 3), one row of pixels of every frame, in which flicker shows as horizontal streaks.
     """
     t = len(clean) // 2
     top, left, rows, columns = best_crop(clean[[max(t - 1, 0), t]])
     row = top + rows // 2
-    result = {"place": np.array([t, top, left])}
+    result = {}
     for name, video in (("clean", clean), ("noisy", noisy), ("output", output)):
         window = video[t, :, top : top + rows, left : left + columns]
         through = video[:, :, row, left : left + columns]
@@ -165,72 +131,45 @@ def levels(video: Tensor) -> Tensor:
     return (video.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+@dataclass
 class Cost:
-    """Wall time and peak memory of the work inside a ``with`` block.
+    """What a piece of work took.
 
     Attributes:
         seconds: wall time, the device's queue included.
-        memory: peak in bytes: on a GPU what torch had allocated on it; on the CPU the resident size of the
-            whole process, clip and libraries included.
+        memory: peak in bytes: on a GPU what torch had allocated on it; elsewhere the resident size of the whole
+            process, clip and libraries included; 0 where it is not known.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = math.nan
-        self.memory = 0
-
-    def __enter__(self) -> Cost:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            self._sampler = _ResidentPeak()
-            self._sampler.start()
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            self.seconds = time.perf_counter() - self._start
-            self.memory = torch.cuda.max_memory_allocated(self.device)
-        else:
-            self.seconds = time.perf_counter() - self._start
-            self.memory = self._sampler.stop()
+    seconds: float = math.nan
+    memory: int = 0
 
 
-class _ResidentPeak(threading.Thread):
-    """Samples the resident size of this process every 20 ms."""
+@contextmanager
+def costs(device: torch.device) -> Iterator[Cost]:
+    """Measures the work inside the block; the figures are there when it has ended."""
+    cost = Cost()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # where this cannot be done, the peak is the process's since it began
+            Path("/proc/self/clear_refs").write_text("5")
+    start = time.perf_counter()
+    yield cost
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    cost.seconds = time.perf_counter() - start
+    if device.type == "cuda":
+        cost.memory = torch.cuda.max_memory_allocated(device)
+    else:
+        cost.memory = process_memory().get("VmHWM") or _largest_so_far()
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak = resident()
-        self._done = threading.Event()
 
-    def run(self) -> None:
-        while not self._done.wait(0.02):
-            self.peak = max(self.peak, resident())
-
-    def stop(self) -> int:
-        self._done.set()
-        self.join()
-        return max(self.peak, resident())
-
-
-def resident() -> int:
-    """Resident size of this process in bytes: now, or (outside Linux) the largest so far; 0 if not known."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        pass
+def _largest_so_far() -> int:
+    """The largest resident size of this process, where there is no /proc; 0 if it is not known."""
     try:
         import resource
-        import sys
-
-        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return size if sys.platform == "darwin" else size * 1024
     except ImportError:
         return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stan.errors import CheckpointError, ConfigError
+from stan.evaluation.provenance import file_hash
 from stan.ops.backend import in_use
 from stan.registry import baselines as BASELINES
 
@@ -38,11 +37,13 @@ class Method(ABC):
         name: label in tables, unique in an evaluation.
         kind: "network" or "baseline".
         word: what the user wrote: a path, or the name of a baseline.
+        temporal: whether a frame's output may depend on other frames.
     """
 
     name: str
     kind: Literal["network", "baseline"] = "baseline"
     word: str
+    temporal: bool = True
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -51,6 +52,10 @@ class Method(ABC):
     def prepare(self, size: tuple[int, int], frames: int) -> dict[str, Any]:
         """Decide how clips of this size and length are cut; plain data that `__call__` takes as `plan`."""
         return {}
+
+    def short_of_memory(self, size: tuple[int, int], frames: int, plan: dict[str, Any]) -> bool:
+        """Whether a plan of `prepare` would be another one if there were more memory."""
+        return False
 
     @abstractmethod
     def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
@@ -70,6 +75,8 @@ class Method(ABC):
 @BASELINES.register("noisy")
 class Noisy(Method):
     """The noisy video as it is: what every method has to beat."""
+
+    temporal = False
 
     def describe(self) -> dict[str, Any]:
         """Nothing can be set."""
@@ -138,6 +145,8 @@ class NLMeans(Method):
 class BM3D(Method):
     """Colour BM3D of each frame by itself (Dabov et al. 2007; the authors' `bm3d` package)."""
 
+    temporal = False
+
     def __init__(self) -> None:
         try:
             import bm3d
@@ -165,10 +174,11 @@ class BM3D(Method):
         return out
 
 
+@dataclass(eq=False)
 class Network(Method):
     """A trained network from a checkpoint.
 
-    Args:
+    Attributes:
         path: a `.ckpt` or `.safetensors` file.
         name: label in tables.
         device: where to run.
@@ -178,27 +188,19 @@ class Network(Method):
         scenes: look for scene cuts, which no chunk of frames crosses.
     """
 
+    path: Path
+    name: str
+    device: torch.device
+    precision: str = "32-true"
+    tiles: TilePlan | None = None
+    memory: str | int | None = None
+    scenes: bool = False
     kind = "network"
 
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        *,
-        device: torch.device,
-        precision: str = "32-true",
-        tiles: TilePlan | None = None,
-        memory: str | int | None = None,
-        scenes: bool = False,
-    ) -> None:
-        self.path = path
-        self.word = str(path)
-        self.name = name
-        self.device = device
-        self.precision = precision
-        self.tiles = tiles
-        self.memory = memory
-        self.scenes = scenes
+    @property
+    def word(self) -> str:  # type: ignore[override]
+        """The path."""
+        return str(self.path)
 
     @cached_property
     def model(self) -> VideoDenoiser:
@@ -210,11 +212,7 @@ class Network(Method):
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the checkpoint file."""
-        with self.path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return digest.hexdigest()
+        return file_hash(self.path)
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint's hash and what the file says of its network; not where the file lies."""
@@ -241,19 +239,54 @@ class Network(Method):
         dtype = PRECISIONS[self.precision]
         return asdict(plan_tiles(self.model, size, frames=frames, memory=self.memory, dtype=dtype))
 
+    def short_of_memory(self, size: tuple[int, int], frames: int, plan: dict[str, Any]) -> bool:
+        """Compares with the tiles that unlimited memory would allow, which are the same on every machine."""
+        from stan.inference import plan_tiles
+
+        whole = plan["height"] is None and plan["width"] is None and plan["frames"] >= frames
+        if whole or self.tiles is not None:
+            return False
+        dtype = PRECISIONS[self.precision]
+        return plan != asdict(plan_tiles(self.model, size, frames=frames, memory=1 << 60, dtype=dtype))
+
     def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
         """Denoise with the plan's tiles."""
-        from stan.inference import TilePlan, denoise
+        from stan.inference import Options, TilePlan, denoise
 
-        return denoise(
-            self.model,
-            noisy,
-            None if self.model.blind else sigma,
-            tiles=replace(TilePlan(), **plan),
+        options = Options(
+            sigma=None if self.model.blind else sigma,
+            tiles=TilePlan(**plan),
             scenes=self.scenes,
             dtype=PRECISIONS[self.precision],
             progress=lambda done, total: progress(done / len(noisy)),
         )
+        return denoise(self.model, noisy, options=options)
+
+
+class Alone(Method):
+    """Another method that is given each frame of a video by itself: what it makes of it without the others.
+
+    Args:
+        method: denoises the single frames, with the tiles that it has for the whole video.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.kind = method.kind
+        self.name = f"{method.name}, frames alone"
+        self.word = method.word
+
+    def describe(self) -> dict[str, Any]:
+        """The method's account, marked."""
+        return {**self.method.describe(), "alone": True}
+
+    def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
+        """Denoise clips of one frame."""
+        frames = []
+        for frame in noisy.split(1):
+            frames.append(self.method(frame, sigma, plan, lambda part: None))
+            progress(len(frames) / len(noisy))
+        return torch.cat(frames)
 
 
 def open_methods(words: Any, **network: Any) -> list[Method]:
@@ -310,15 +343,3 @@ def label_paths(paths: Sequence[Path]) -> list[str]:
         return str(place)
 
     return [label(place) for place in named]
-
-
-class Messages(logging.Handler):
-    """Collects what inference says about smaller tiles, so that it is kept beside the figure."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a message."""
-        self.lines.append(record.getMessage())

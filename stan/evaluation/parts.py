@@ -4,8 +4,8 @@ work.
 A piece is what one method did with one sequence at one noise level: a JSON record with the figures of every
 frame, and beside it an ``.npz`` file with the pictures of the report. Its file name carries a hash of
 everything that can move its figures; a changed checkpoint, setting or program therefore never meets an old
-piece. Both files are
-written under a temporary name and renamed, the JSON last: one that exists is complete.
+piece. Both files are written under a temporary name and renamed, the JSON last, with a hash of both: a piece that
+was damaged or changed afterwards is made again.
 
 A process claims a piece by a file lock, which the system drops when the process ends, however it ends. So any
 number of processes, on machines that share the folder, may work on one evaluation, and none waits for a dead
@@ -15,8 +15,8 @@ one.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from stan.errors import DataError
 from stan.files import replacing, write_text
 
 
@@ -44,28 +45,46 @@ class Parts:
         return self.folder / slug(method) / f"{slug(sequence)}-{sigma:g}-{fingerprint(key)}.json"
 
     def read(self, path: Path) -> dict[str, Any] | None:
-        """The record of a finished piece; None if it is not there, or does not read as one."""
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_constant)
-            return record if isinstance(record, dict) and pictures_path(path).is_file() else None
-        except (OSError, ValueError):
-            return None
+        """The record of a finished piece; None if it is not there, or it or its pictures are not as written."""
+        return self._read(path, pictures=True)
 
     def write(self, path: Path, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> None:
         """Write a finished piece."""
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **pictures)  # type: ignore[arg-type]
         with replacing(pictures_path(path)) as file:
-            np.savez_compressed(file, **pictures)  # type: ignore[arg-type]
-        write_text(path, json.dumps(record, allow_nan=True))
+            file.write(packed.getvalue())
+        self._write(path, record, packed.getvalue())
 
     def pictures(self, path: Path) -> dict[str, np.ndarray]:
         """The pictures of a finished piece."""
         with np.load(pictures_path(path), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
 
+    def _read(self, path: Path, *, pictures: bool) -> dict[str, Any] | None:
+        try:
+            content = json.loads(path.read_bytes())
+            record = dict(content["record"])
+            packed = pictures_path(path).read_bytes() if pictures else b""
+            return record if content["sha256"] == _seal(record, packed) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write(self, path: Path, record: Mapping[str, Any], pictures: bytes = b"") -> None:
+        write_text(path, json.dumps({"sha256": _seal(record, pictures), "record": record}))
+
     @contextmanager
     def claim(self, path: Path, *, wait: bool = False) -> Iterator[bool]:
         """Claim a piece while the block runs; yields whether it was got (always, with `wait`)."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for place in (path, pictures_path(path), path.with_suffix(".lock")):
+            if place.is_dir():
+                raise DataError(f"{place} is a folder where this evaluation keeps a file: remove it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise DataError(
+                f"{path.parent} cannot be made: there is a file of that name in its path"
+            ) from None
         lock = FileLock(path.with_suffix(".lock"))
         try:
             lock.acquire(timeout=-1 if wait else 0)
@@ -86,18 +105,22 @@ class Parts:
         """
         path = self.folder / f"{slug(name)}-{fingerprint(key)}.json"
         with self.claim(path, wait=True):
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            found = self._read(path, pictures=False)
+            if found is None:
                 found = make()
-                write_text(path, json.dumps(found))
-        return dict(found)
+                self._write(path, found)
+        return found
 
 
 def fingerprint(key: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits of the SHA-256 of plain data."""
-    text = json.dumps(key, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _seal(key)[:12]
+
+
+def _seal(record: Mapping[str, Any], pictures: bytes = b"") -> str:
+    """SHA-256 of plain data and of packed pictures: whether they are as they were written."""
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode() + pictures).hexdigest()
 
 
 def slug(name: str) -> str:
@@ -109,7 +132,3 @@ def slug(name: str) -> str:
 def pictures_path(path: Path) -> Path:
     """Where the pictures of a record are."""
     return path.with_suffix(".npz")
-
-
-def _constant(text: str) -> float:
-    return {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}[text]

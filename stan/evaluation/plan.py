@@ -1,26 +1,25 @@
-"""What an evaluation consists of, worked out from the configuration and checked before anything is
-computed.
-"""
+"""What an evaluation consists of, worked out from the configuration and checked before anything is computed."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from stan.data import noise as noises
 from stan.data import open_clips
 from stan.data.cache import Cache, cached
 from stan.errors import ConfigError, DataError, nearest
 from stan.evaluation import protocols, provenance
-from stan.evaluation.methods import PRECISIONS, Method, Noisy, open_methods
-from stan.evaluation.parts import fingerprint
+from stan.evaluation.devices import Ranks, pick_device
+from stan.evaluation.methods import PRECISIONS, Alone, Method, Noisy, open_methods
 from stan.evaluation.protocols import Protocol
+from stan.metrics import METRICS
 
 if TYPE_CHECKING:
     from stan.config import Config
@@ -39,30 +38,6 @@ class Task:
     sigma: float
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that share the work.
-
-    Attributes:
-        rank: number of this process.
-        world: how many there are.
-        local_rank: number of this process on its machine.
-        local_world: how many there are on this machine.
-    """
-
-    rank: int = 0
-    world: int = 1
-    local_rank: int = 0
-    local_world: int = 1
-
-    @classmethod
-    def of_environment(cls) -> Ranks:
-        """As torchrun, Lightning and SLURM scripts set them in the environment."""
-        world = _number("WORLD_SIZE", 1)
-        rank = _number("RANK", 0)
-        return cls(rank, world, _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", world))
-
-
 @dataclass
 class Plan:
     """Everything an evaluation needs.
@@ -74,6 +49,7 @@ class Plan:
         max_frames: cap on the frames of a sequence; None: none.
         seed: seed of the noise.
         clips: the sequences, in order.
+        files: of each sequence, the files that it is decoded from.
         noise: kind of noise.
         sigmas: noise levels, 8-bit units, in order.
         methods: what is compared, in order.
@@ -87,6 +63,7 @@ class Plan:
     max_frames: int | None
     seed: int
     clips: list[Clip]
+    files: dict[str, Sequence[Path]]
     noise: Noise
     sigmas: list[float]
     methods: list[Method]
@@ -115,7 +92,12 @@ class Plan:
     @cached_property
     def tasks(self) -> list[Task]:
         """All the work. The noisy input comes first at each level: all methods share its figures."""
-        methods: list[Method] = [Noisy(), *(m for m in self.methods if not isinstance(m, Noisy))]
+        methods: list[Method] = [Noisy()]
+        for method in self.methods:
+            if not isinstance(method, Noisy):
+                methods.append(method)
+                if self.config.evaluation.temporal_gain and method.temporal:
+                    methods.append(Alone(method))
         return [Task(m, clip, sigma) for clip in self.clips for sigma in self.sigmas for m in methods]
 
     def frames(self, clip: Clip) -> int:
@@ -125,49 +107,45 @@ class Plan:
     def key(self, task: Task, tiles: dict[str, Any]) -> dict[str, Any]:
         """Everything that can move the figures of a task, as plain data."""
         return {
-            "format": 1,
+            "format": 2,
             "seed": self.seed,
             "noise": [self.noise.kind, self.noise.settings],
             "sigma": float(task.sigma),
             "sequence": task.clip.name,
             "frames": self.frames(task.clip),
             "content": self.content(task.clip),
+            "downscale": self.config.data.downscale,
             "border": self.config.evaluation.border,
-            "method": self.description(task.method),
+            "method": task.method.describe(),
             "tiles": tiles,
             "source": provenance.code()["source"],
-            "torch": torch.__version__,
+            "metrics": provenance.foreign({m.name: m.function for m in METRICS.values()}),
+            "libraries": provenance.libraries(),
         }
 
     def content(self, clip: Clip) -> str:
-        """A hash of a sequence's size, its first and its last used frame: tells data sets of one name
-        apart.
-        """
+        """A hash of all that the used frames are decoded from: whole files, as times of files can lie."""
         if clip.name not in self._contents:
-            last = self.frames(clip) - 1
-            ends = torch.cat([clip.read(0, 1), clip.read(last, last + 1)])
-            self._contents[clip.name] = fingerprint({"size": clip.size, "ends": protocols.digest(ends)})
+            files, frames = self.files[clip.name], self.frames(clip)
+            digest = hashlib.sha256(str(clip.size).encode())
+            try:
+                for path in files[:frames] if len(files) == len(clip) else files:
+                    digest.update(provenance.file_hash(path).encode())
+            except OSError as error:
+                raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+            if not files:
+                digest.update(protocols.digest(clip.read(0, frames)).encode())
+            self._contents[clip.name] = digest.hexdigest()
         return self._contents[clip.name]
-
-    def description(self, method: Method) -> dict[str, Any]:
-        """A method's own account of itself."""
-        if method.name not in self._descriptions:
-            self._descriptions[method.name] = method.describe()
-        return self._descriptions[method.name]
 
     @cached_property
     def _contents(self) -> dict[str, str]:
-        return {}
-
-    @cached_property
-    def _descriptions(self) -> dict[str, dict[str, Any]]:
         return {}
 
     def settings(self) -> dict[str, Any]:
         """What is printed with every result: everything that can move a figure, as plain data."""
         options = self.config.evaluation
         noise = self.noise.kind
-        clipped = noise in ("gaussian_clipped", "gaussian_rounded")
         return {
             "protocol": self.protocol.name,
             "protocol_version": self.protocol.version,
@@ -186,7 +164,7 @@ class Plan:
             "noise": {
                 "kind": noise,
                 "settings": self.noise.settings,
-                "clipped": clipped,
+                "clipped": noise in ("gaussian_clipped", "gaussian_rounded"),
                 "rounded": noise == "gaussian_rounded",
                 "generator": "numpy PCG64, one draw per (seed, sequence, sigma)",
             },
@@ -212,12 +190,20 @@ def make_plan(config: Config) -> Plan:
     """
     options = config.evaluation
     protocol = protocols.get(options.protocol)
+    precision = config.trainer.precision
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise ConfigError(f"trainer.precision={precision!r} cannot be evaluated with; valid: {known}")
+    if not options.sigmas:
+        raise ConfigError(
+            "evaluation.sigmas is empty: give one or more noise levels, such as [10,20,30,40,50]"
+        )
     ranks = Ranks.of_environment()
     device = pick_device(config, ranks)
     methods = open_methods(
         config.checkpoint,
         device=device,
-        precision=_precision(config.trainer.precision),
+        precision=precision,
         tiles=_tiles(options.tiles, options.memory),
         memory=_memory(options.memory, device, ranks),
         scenes=options.scenes,
@@ -226,15 +212,17 @@ def make_plan(config: Config) -> Plan:
     if split is None and config.data.kind == "davis":
         split = protocol.split
     split = None if split == "all" else split
+    clips, files = _clips(config, split)
     plan = Plan(
         config=config,
         protocol=protocol,
         split=split,
         max_frames=options.max_frames if options.max_frames is not None else protocol.max_frames,
         seed=protocol.seed if options.seed is None else options.seed,
-        clips=_clips(config, split),
+        clips=clips,
+        files=files,
         noise=noises.build(config.noise.kind, **config.noise.settings),
-        sigmas=_sigmas(options.sigmas),
+        sigmas=[float(sigma) for sigma in dict.fromkeys(options.sigmas)],
         methods=methods,
         device=device,
         ranks=ranks,
@@ -246,41 +234,8 @@ def make_plan(config: Config) -> Plan:
     return plan
 
 
-def pick_device(config: Config, ranks: Ranks) -> torch.device:
-    """The device of this process, from ``trainer.accelerator``, ``trainer.devices`` and the local rank.
-
-    Raises:
-        ConfigError: a device that this machine does not have.
-    """
-    wanted = config.trainer.accelerator
-    if wanted == "auto":
-        wanted = "gpu" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if wanted == "gpu":
-        wanted = "mps" if torch.backends.mps.is_available() and not torch.cuda.is_available() else "cuda"
-    if wanted in ("cpu", "mps"):
-        if wanted == "mps" and not torch.backends.mps.is_available():
-            raise ConfigError("trainer.accelerator=mps: this machine has no such device; say cpu")
-        return torch.device(wanted)
-    count = torch.cuda.device_count()
-    if count == 0:
-        raise ConfigError(
-            f"trainer.accelerator={config.trainer.accelerator}: no CUDA device is found; say cpu instead"
-        )
-    listed = config.trainer.devices
-    index = (
-        listed[ranks.local_rank % len(listed)] if isinstance(listed, list) and listed else ranks.local_rank
-    )
-    if not 0 <= index < count and isinstance(listed, list):
-        raise ConfigError(f"trainer.devices={listed}: this machine has CUDA devices 0 to {count - 1}")
-    return torch.device("cuda", index % count)
-
-
-def read_frames(plan: Plan, clip: Clip) -> Tensor:
-    """The frames of a sequence that are used, (T, 3, H, W) uint8."""
-    return clip.read(0, plan.frames(clip))
-
-
-def _clips(config: Config, split: str | None) -> list[Clip]:
+def _clips(config: Config, split: str | None) -> tuple[list[Clip], dict[str, Sequence[Path]]]:
+    """The sequences, and the files that each is decoded from."""
     data, options = config.data, config.evaluation
     try:
         clips = open_clips(data.kind, data.root, split)
@@ -296,6 +251,7 @@ def _clips(config: Config, split: str | None) -> list[Clip]:
             if name not in known:
                 raise ConfigError(f"evaluation.sequences: no sequence {name!r}; {nearest(name, known)}")
         clips = [known[name] for name in dict.fromkeys(options.sequences)]
+    files: dict[str, Sequence[Path]] = {clip.name: clip.files for clip in clips}
     if data.downscale > 1:
         clips = cached(clips, data.cache, downscale=data.downscale)
     else:  # what is decoded already is used, but evaluation writes nothing beside the data
@@ -307,31 +263,13 @@ def _clips(config: Config, split: str | None) -> list[Clip]:
                 f"sequence {clip.name} of {width}x{height} pixels (border {options.border}) is too small to "
                 f"measure: {SMALLEST}x{SMALLEST} is needed"
             )
-    return clips
-
-
-def _sigmas(values: list[float]) -> list[float]:
-    if not values:
-        raise ConfigError(
-            "evaluation.sigmas is empty: give one or more noise levels, such as [10,20,30,40,50]"
-        )
-    return [float(value) for value in dict.fromkeys(values)]
-
-
-def _precision(name: str) -> str:
-    if name not in PRECISIONS:
-        raise ConfigError(
-            f"trainer.precision={name!r} cannot be evaluated with; valid: {', '.join(PRECISIONS)}"
-        )
-    return name
+    return clips, files
 
 
 def _tiles(settings: dict[str, Any], memory: str | None) -> Any:
     """The tiles asked for; None when they follow from memory."""
     if not settings:
         return None
-    from dataclasses import fields
-
     from stan.inference import TilePlan
 
     if memory is not None:
@@ -356,13 +294,3 @@ def _memory(memory: str | None, device: torch.device, ranks: Ranks) -> str | int
     if device.type == "cpu" and ranks.local_world > 1:
         return max(1, int(0.7 * free_memory(device) / ranks.local_world))
     return None
-
-
-def _number(name: str, default: int) -> int:
-    text = os.environ.get(name)
-    if text is None:
-        return default
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"environment variable {name}={text!r} should be a whole number") from None

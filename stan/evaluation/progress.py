@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import TracebackType
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -20,10 +19,7 @@ from rich.progress import (
 
 from stan.evaluation.methods import Noisy
 from stan.evaluation.plan import Plan, Task
-from stan.evaluation.results import show
-
-_DENOISING = 0.9
-"""Part of a piece's time that the denoiser is taken to need; the rest goes into measuring."""
+from stan.metrics import METRICS
 
 
 class Board:
@@ -37,8 +33,7 @@ class Board:
 
     def __init__(self, plan: Plan, console: Console, *, shown: bool) -> None:
         self.plan = plan
-        self.console = console
-        self.shown = shown
+        self.console = console if shown else Console(quiet=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -47,72 +42,52 @@ class Board:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
+            console=self.console,
             transient=True,
             disable=not (shown and console.is_terminal),
         )
-        total = sum(map(self._frames, plan.tasks))
-        self.handle = self.bar.add_task("evaluating", total=total)
-        self.completed = 0.0
+        self.handle = self.bar.add_task("evaluating", total=sum(map(self._frames, plan.tasks)))
+        self.completed = 0
         self.frames = 0
-        self.reused = 0
-        self.shared = 0
+        self.found_by: Counter[str] = Counter()
 
     def __enter__(self) -> Board:
         self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
         self.bar.stop()
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.shown:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
             self.console.print("interrupted: the same command goes on where this one stopped")
 
     def found(self, task: Task, *, earlier: bool) -> None:
         """A piece was there already: from an earlier run, or another process made it meanwhile."""
-        self.reused += earlier
-        self.shared += not earlier
+        self.found_by["already" if earlier else "by other processes"] += 1
         self._complete(task)
+
+    def working(self, task: Task) -> None:
+        """Name the piece that is being computed."""
+        self.frames = self._frames(task)
+        what = f"{escape(task.method.name)} on {escape(task.clip.name)}, sigma {task.sigma:g}"
+        self.bar.update(self.handle, description=what)
+
+    def denoising(self, part: float) -> None:
+        """The part of the piece that is denoised, in [0, 1]; measuring takes a tenth of the time."""
+        self.bar.update(self.handle, completed=self.completed + self.frames * 0.9 * part)
 
     def finished(self, task: Task, record: Mapping[str, Any]) -> None:
         """A piece was computed."""
         self._complete(task)
-        if self.shown and not isinstance(task.method, Noisy):
-            self.console.print(
-                f"{escape(task.clip.name)}  sigma {task.sigma:g}  {escape(task.method.name)}  "
-                f"[bold]{show('psnr', record['psnr'])} dB[/bold]  SSIM {show('ssim', record['ssim'])}  "
-                f"{show('seconds_per_frame', record['seconds_per_frame'])} s/frame",
-                highlight=False,
-            )
-
-    @contextmanager
-    def working(self, task: Task) -> Iterator[None]:
-        """Name the piece that is being computed."""
-        self.frames = self._frames(task)
-        self.bar.update(
-            self.handle,
-            description=f"{escape(task.method.name)} on {escape(task.clip.name)}, sigma {task.sigma:g}",
-        )
-        yield
-
-    def denoising(self, part: float) -> None:
-        """The part of the piece that is denoised, in [0, 1]."""
-        self.bar.update(self.handle, completed=self.completed + self.frames * _DENOISING * part)
-
-    def measuring(self, part: float) -> None:
-        """The part of the piece that is measured, in [0, 1]."""
-        done = _DENOISING + (1 - _DENOISING) * part
-        self.bar.update(self.handle, completed=self.completed + self.frames * done)
+        if not isinstance(task.method, Noisy):
+            told = [m for m in METRICS.values() if m.shown == "always" and m.name in record]
+            figures = (f"{m.heading} {m.show(record[m.name])}" for m in (*told, METRICS["seconds_per_frame"]))
+            what = f"{task.clip.name}  sigma {task.sigma:g}  {task.method.name}  {'  '.join(figures)}"
+            self.console.print(escape(what), highlight=False)
 
     def finish(self, failures: list[str]) -> None:
         """Say what was kept from before, and which helpers did not end well."""
-        if not self.shown:
-            return
-        if self.reused:
-            self.console.print(f"{self.reused} of {len(self.plan.tasks)} pieces were done already")
-        if self.shared:
-            self.console.print(f"{self.shared} of {len(self.plan.tasks)} pieces were done by other processes")
+        for who, number in self.found_by.items():
+            self.console.print(f"{number} of {len(self.plan.tasks)} pieces were done {who}")
         for line in failures:
             self.console.print(f"[yellow]note[/yellow] {escape(line)}", highlight=False)
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import stan
+from stan.source import PACKAGE, source_hash
+from stan.version import __version__
 
-PACKAGE = Path(stan.__file__).resolve().parent
-_FOLDERS = ("ops", "flow", "models", "data", "inference")
-_FILES = tuple(f"evaluation/{name}.py" for name in ("measure", "methods", "metrics", "protocols", "strred"))
+_FOLDERS = ("ops", "flow", "models", "data", "inference", "metrics")
+_FILES = tuple(f"evaluation/{name}.py" for name in ("measure", "methods", "protocols"))
 _LIBRARIES = ("numpy", "opencv-python", "scikit-image", "av")
 
 
@@ -26,11 +29,27 @@ def code() -> dict[str, Any]:
     """The program: `version`, git `commit` and whether files differ from it (`dirty`), and `source`, a hash.
 
     The commit is None where the package does not lie in a repository of its own. The hash covers what figures
-    depend on (operator, flow, models, data, inference, metrics), so it tells two states of a working tree
-    apart.
+    depend on (operator, flow, models, data, inference, metrics, and users' modules that are imported), so it tells
+    two states of a working tree apart.
     """
     commit, dirty = _git()
-    return {"version": stan.__version__, "commit": commit, "dirty": dirty, "source": _source()}
+    return {
+        "version": __version__,
+        "commit": commit,
+        "dirty": dirty,
+        "source": source_hash(*_FOLDERS, *_FILES)[:12],
+    }
+
+
+def foreign(functions: Mapping[str, Callable[..., Any] | None]) -> dict[str, str]:
+    """Of some functions by name those that are not of this package, each with a hash of the file it stands in."""
+    found = {}
+    for name, function in functions.items():
+        module = sys.modules.get(function.__module__) if function else None
+        file = Path(getattr(module, "__file__", None) or "")
+        if module and PACKAGE not in file.resolve().parents:
+            found[name] = file_hash(file)[:12] if file.is_file() else "unknown"
+    return found
 
 
 def describe(code: dict[str, Any]) -> str:
@@ -43,16 +62,27 @@ def describe(code: dict[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Python, the libraries that figures depend on, and the system."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}  # with its build: 2.11.0+cpu
+    system = f"{platform.system()} {platform.machine()}"
+    return {"python": platform.python_version(), **libraries(), "system": system}
+
+
+@functools.cache
+def libraries() -> dict[str, str]:
+    """The libraries that figures depend on, with their versions."""
+    found = {"torch": str(torch.__version__)}  # with its build: 2.11.0+cpu
     for name in _LIBRARIES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    found["system"] = f"{platform.system()} {platform.machine()}"
-    return found
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def device_name(device: torch.device) -> str:
@@ -73,38 +103,24 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _source() -> str:
-    digest = hashlib.sha256()
-    paths = [PACKAGE / name for name in _FILES]
-    for folder in _FOLDERS:
-        paths += (p for p in (PACKAGE / folder).rglob("*") if p.suffix in (".py", ".so", ".pyd"))
-    for path in sorted(paths):
-        try:
-            digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
-        except OSError:
-            continue
-    return digest.hexdigest()[:12]
-
-
 def _git() -> tuple[str | None, bool | None]:
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return None, None
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    status = ("status", "--porcelain", "--untracked-files=no", "--", "stan")
     try:
-        commit = _run(root, "rev-parse", "HEAD")
-        return commit, bool(_run(root, "status", "--porcelain", "--untracked-files=no", "--", "stan"))
+        commit, changed = (
+            subprocess.run(
+                ["git", "-C", str(root), *words],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
+                env=environment,
+            ).stdout.strip()
+            for words in (("rev-parse", "HEAD"), status)
+        )
     except (OSError, subprocess.SubprocessError):
         return None, None
-
-
-def _run(root: Path, *words: str) -> str:
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(
-        ["git", "-C", str(root), *words],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-        env=environment,
-    )
-    return done.stdout.strip()
+    return commit, bool(changed)

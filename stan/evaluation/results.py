@@ -1,4 +1,4 @@
-"""The outcome of an evaluation: rows, means, and the files that hold them."""
+"""The outcome of an evaluation: rows, means, and the tables for programs that hold them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from stan.evaluation import provenance
-from stan.evaluation.measure import mean
 from stan.evaluation.parts import Parts
+from stan.metrics import METRICS, Metric
+from stan.metrics.table import in_files
 
-FIGURES = (
-    "psnr",
-    "psnr_rounded",
-    "ssim",
-    "strred",
-    "strred_unit",
-    "flicker",
-    "psnr_noisy",
-    "ssim_noisy",
-    "strred_noisy",
-    "flicker_noisy",
-    "seconds_per_frame",
-    "memory_mib",
-)
-"""What is averaged over sequences (memory: the largest)."""
-_COLUMNS = ("method", "sequence", "sigma", "frames", "height", "width", *FIGURES)
+_COLUMNS = ("method", "sequence", "sigma", "frames", "height", "width")
 
 
 @dataclass
@@ -41,11 +25,11 @@ class Results:
     Attributes:
         settings: everything that can move a figure; see `Plan.settings`.
         methods: for each method its `name`, `kind`, what the user wrote (`checkpoint`) and its own account.
-        sequences: a row for each method, sequence and noise level: `method`, `sequence`, `sigma`, `frames`,
-            `FIGURES`, figures of each frame (`psnr_frames`, ...), hashes of the clean and the noisy video,
-            and how it was computed.
-        means: a row for each method and noise level: `method`, `sigma`, the mean of each figure over
-            sequences, and the number of `sequences` and `frames`.
+        sequences: a row for each method, sequence and noise level: `method`, `sequence`, `sigma`, `frames`, each
+            metric that applies by its name, figures of each frame (`psnr_frames`, ...), hashes of the clean and
+            the noisy video, and how it was computed.
+        means: a row for each method and noise level: `method`, `sigma`, each metric over all sequences, and the
+            number of `sequences` and `frames`.
         notes: what a reader of the figures should know, one line each.
         pieces: where each row's record lies, by (method, sequence, sigma).
         parts: the folder of finished pieces, with the report's pictures.
@@ -105,60 +89,27 @@ class Results:
             }
         )
 
+    def metrics(self, *shown: str) -> list[Metric]:
+        """The metrics that there are figures of: those that are `shown` so, or all in the order of the files."""
+        chosen = [m for m in METRICS.values() if m.shown in shown] if shown else in_files()
+        return [metric for metric in chosen if any(metric.name in row for row in self.means)]
+
     def to_csv(self) -> str:
         """A row for each method, sequence and noise level, each with what it was made by."""
         code = provenance.describe(self.settings["code"])
         hashes = {method["name"]: method.get("sha256", "") for method in self.methods}
+        columns = [*_COLUMNS, *(metric.name for metric in self.metrics())]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*_COLUMNS, "protocol", "seed", "noise", "checkpoint_sha256", "code"])
+        writer.writerow([*columns, "protocol", "seed", "noise", "checkpoint_sha256", "code"])
         for row in self.sequences:
-            writer.writerow(
-                [
-                    *(_cell(row[name]) for name in _COLUMNS),
-                    self.title,
-                    self.settings["seed"],
-                    self.settings["noise"]["kind"],
-                    hashes[row["method"]],
-                    code,
-                ]
-            )
+            made_by = self.settings["seed"], self.settings["noise"]["kind"], hashes[row["method"]], code
+            writer.writerow([*(_cell(row.get(name, "")) for name in columns), self.title, *made_by])
         return text.getvalue()
-
-    def table(self) -> Table:
-        """The means, for the terminal; the best of several methods stands out."""
-        number = count(self.settings["data"]["sequences"], "sequence")
-        table = Table(title=f"{self.title}, {number}", title_justify="left")
-        table.add_column("sigma", justify="right")
-        if len(self.methods) > 1:
-            table.add_column("method", overflow="fold")
-        heads = {
-            "psnr": "PSNR",
-            "psnr_noisy": "noisy",
-            "ssim": "SSIM",
-            "strred": "ST-RRED",
-            "flicker": "flicker",
-        }
-        for head in (*heads.values(), "s/frame"):
-            table.add_column(head, justify="right")
-        last = None
-        for row in self.means:
-            best = best_of(self.means, row["sigma"])
-            cells = [f"{row['sigma']:g}" if row["sigma"] != last else ""]
-            cells += [row["method"]] if len(self.methods) > 1 else []
-            for name in (*heads, "seconds_per_frame"):
-                text = show(name, row[name])
-                outstanding = len(self.methods) > 1 and best.get(name) == row[name]
-                cells.append(f"[bold]{text}[/bold]" if outstanding else text)
-            if last is not None and row["sigma"] != last:
-                table.add_section()
-            last = row["sigma"]
-            table.add_row(*cells)
-        return table
 
 
 def means(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The mean over sequences, for each noise level and method, in the order of the rows."""
+    """Each metric over the sequences, for each noise level and method, in the order of the rows."""
     groups: dict[tuple[float, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["sigma"], row["method"]), []).append(row)
@@ -166,48 +117,13 @@ def means(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     result = []
     for (sigma, method), group in sorted(groups.items(), key=lambda item: levels.index(item[0][0])):
         found: dict[str, Any] = {"method": method, "sigma": sigma}
-        for name in FIGURES:
-            values = [row[name] for row in group]
-            found[name] = max(values) if name == "memory_mib" else mean(values)
+        for metric in in_files():
+            if all(metric.name in row for row in group):
+                found[metric.name] = metric.over([row[metric.name] for row in group])
         found["sequences"] = len(group)
         found["frames"] = sum(row["frames"] for row in group)
         result.append(found)
     return result
-
-
-_LOWER = ("strred", "flicker")
-
-
-def best_of(rows: Iterable[Mapping[str, Any]], sigma: float) -> dict[str, float]:
-    """The best value of each figure among the methods at a noise level."""
-    listed = [row for row in rows if row["sigma"] == sigma]
-    best = {}
-    for name in ("psnr", "psnr_rounded", "ssim", *_LOWER):
-        values = [row[name] for row in listed if not math.isnan(row[name])]
-        if values:
-            best[name] = min(values) if name in _LOWER else max(values)
-    return best
-
-
-def show(name: str, value: float) -> str:
-    """A figure as a person reads it, with the digits that mean something."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞"
-    if name.startswith("psnr"):
-        return f"{value:.2f}"
-    if name.startswith("ssim"):
-        return f"{value:.4f}"
-    if name.startswith("strred_unit"):
-        return f"{value:.4f}"
-    if name.startswith("strred"):
-        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
-    if name.startswith("flicker"):
-        return f"{value:.2f}"
-    if name == "memory_mib":
-        return f"{value:.0f}"
-    return f"{value:.3g}"
 
 
 def count(number: int, word: str) -> str:

@@ -4,11 +4,12 @@ shared.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from stan.evaluation import measure, protocols, provenance
 from stan.evaluation.launch import Helpers
-from stan.evaluation.methods import Messages, Method, Network, Noisy
+from stan.evaluation.methods import Alone, Method, Noisy
 from stan.evaluation.notes import notes_of
-from stan.evaluation.output import write_results
 from stan.evaluation.parts import Parts
-from stan.evaluation.plan import Plan, Task, make_plan, read_frames
+from stan.evaluation.plan import Plan, Task, make_plan
 from stan.evaluation.progress import Board
+from stan.evaluation.report import write_results
 from stan.evaluation.results import Results
-from stan.files import write_text
+from stan.metrics import METRICS
 
 if TYPE_CHECKING:
     from stan.config import Config
@@ -63,8 +64,7 @@ def evaluate(config: Config, *, console: Console | None = None) -> Results:
     if first:
         from stan.config import to_yaml
 
-        write_text(plan.output / "evaluate.yaml", to_yaml(config))
-        write_results(results, plan.output)
+        write_results(results, plan.output, {"evaluate.yaml": to_yaml(config)})
         _sweep(parts.folder)
     return results
 
@@ -85,7 +85,6 @@ class _Work:
         self._clean: tuple[str, Tensor] | None = None
         self._noisy: tuple[tuple[str, float], Tensor] | None = None
         self._tiles: dict[tuple[str, tuple[int, int], int], dict[str, Any]] = {}
-        self._paths: dict[tuple[str, str, float], Path] = {}
         self._warm: set[tuple[str, tuple[int, int]]] = set()
 
     def run(self) -> None:
@@ -101,56 +100,61 @@ class _Work:
 
     def collect(self) -> Results:
         """The results, from the finished pieces."""
-        rows, pieces = [], {}
-        shown = {method.name for method in self.plan.methods}
-        references: dict[tuple[str, float], dict[str, Any]] = {}
+        records: dict[tuple[str, str, float], dict[str, Any]] = {}
+        pieces: dict[tuple[str, str, float], Path] = {}
         for task in self.plan.tasks:
             path = self.path(task)
             record = self.parts.read(path)
             if record is None:
                 raise RuntimeError(f"{path} was removed while the evaluation was running")
-            at = (task.clip.name, task.sigma)
-            if isinstance(task.method, Noisy):
-                references[at] = record
-            if task.method.name in shown:
-                reference = {name: references[at][name] for name in _OF_NOISY}
-                rows.append({**record, **reference})
-                pieces[task.method.name, task.clip.name, task.sigma] = path
-        order = {method.name: i for i, method in enumerate(self.plan.methods)}
-        rows.sort(key=lambda row: (self.plan.sigmas.index(row["sigma"]), order[row["method"]]))
+            at = (task.method.name, task.clip.name, task.sigma)
+            records[at], pieces[at] = record, path
+        of_noisy = [metric.name for metric in METRICS.values() if metric.of == "noisy"]
+        of_noisy += ["psnr_noisy_frames", "clean_sha256", "noisy_sha256"]
+        rows, shown = [], {}
+        for sigma, method, clip in itertools.product(self.plan.sigmas, self.plan.methods, self.plan.clips):
+            at = (method.name, clip.name, sigma)
+            noisy = records[Noisy.name, clip.name, sigma]
+            row = {**records[at], **{name: noisy[name] for name in of_noisy}}
+            alone = records.get((Alone(method).name, clip.name, sigma))
+            if alone is not None:
+                row["temporal_gain"] = row["psnr"] - alone["psnr"]
+            rows.append(row)
+            shown[at] = pieces[at]
         methods = [
-            {"name": m.name, "kind": m.kind, "checkpoint": m.word, **self._account(m)}
+            {"name": m.name, "kind": m.kind, "checkpoint": m.word} | {**m.describe(), "name": m.name}
             for m in self.plan.methods
         ]
         notes = [*notes_of(self.plan), *_messages(rows)]
-        return Results(self.plan.settings(), methods, rows, notes, pieces, self.parts)
+        return Results(self.plan.settings(), methods, rows, notes, shown, self.parts)
 
     def path(self, task: Task) -> Path:
         """Where a task's record is, or will be."""
-        at = (task.method.name, task.clip.name, task.sigma)
-        if at not in self._paths:
-            key = self.plan.key(task, self.tiles(task.method, task.clip))
-            self._paths[at] = self.parts.path(*at, key)
-        return self._paths[at]
+        key = self.plan.key(task, self.tiles(task.method, task.clip)["tiles"])
+        return self.parts.path(task.method.name, task.clip.name, task.sigma, key)
 
     def tiles(self, method: Method, clip: Clip) -> dict[str, Any]:
-        """How a method cuts clips of this size: decided once, by the first process that needs it."""
+        """How a method cuts clips of this size: decided once, by the first process that needs it.
+
+        Returns:
+            `tiles`, as `Method.prepare` gives them, and whether they are `short` of memory.
+        """
+        if isinstance(method, Alone):
+            return self.tiles(method.method, clip)
         size, frames = clip.size, self.plan.frames(clip)
         at = (method.name, size, frames)
-        if at not in self._tiles:
-            if isinstance(method, Network):
-                key = {
-                    "method": self.plan.description(method),
-                    "size": size,
-                    "frames": frames,
-                    "tiles": self.plan.config.evaluation.tiles,
-                    "memory": self.plan.config.evaluation.memory,
-                    "source": provenance.code()["source"],
-                }
-                name = f"tiles-{method.name}-{size[1]}x{size[0]}"
-                self._tiles[at] = self.parts.once(name, key, lambda: method.prepare(size, frames))
-            else:
-                self._tiles[at] = {}
+        if method.kind != "network":
+            self._tiles[at] = {"tiles": method.prepare(size, frames), "short": False}
+        elif at not in self._tiles:
+
+            def decide() -> dict[str, Any]:
+                tiles = method.prepare(size, frames)
+                return {"tiles": tiles, "short": method.short_of_memory(size, frames, tiles)}
+
+            options, source = self.plan.config.evaluation, provenance.code()["source"]
+            key = {"method": method.describe(), "size": size, "frames": frames, "source": source}
+            key |= {"tiles": options.tiles, "memory": options.memory}
+            self._tiles[at] = self.parts.once(f"tiles-{method.name}-{size[1]}x{size[0]}", key, decide)
         return self._tiles[at]
 
     def _done(self, task: Task, *, earlier: bool = False) -> bool:
@@ -166,8 +170,8 @@ class _Work:
             if not got:
                 return False
             if not self._done(task):
-                with self.board.working(task):
-                    record, pictures = self._compute(task)
+                self.board.working(task)
+                record, pictures = self._compute(task)
                 self.parts.write(path, record, pictures)
                 self.board.finished(task, record)
         return True
@@ -176,17 +180,22 @@ class _Work:
         """One method on one sequence at one noise level: the record of its figures, and pictures."""
         plan, method, clip, sigma = self.plan, task.method, task.clip, task.sigma
         clean, noisy = self._video(clip, sigma)
-        tiles = self.tiles(method, clip)
+        tiles, short = (self.tiles(method, clip)[key] for key in ("tiles", "short"))
         self._warm_up(method, noisy, sigma, tiles)
-        with _heard() as messages, measure.Cost(plan.device) as cost:
+        with _heard() as messages, measure.costs(plan.device) as cost:
             output = method(noisy, sigma, tiles, self.board.denoising)
         if not all(bool(torch.isfinite(frame).all()) for frame in output):
             messages.append(
                 f"{method.name} gave values that are not finite on {clip.name} at sigma {sigma:g}"
             )
-        found = measure.figures(
-            clean, output, border=plan.config.evaluation.border, progress=self.board.measuring
-        )
+        if short:
+            messages.append(
+                "its tiles follow from the memory that was free, and with more of it figures may differ by about "
+                "0.01 dB; evaluation.tiles fixes them"
+            )
+        of = ("output", "noisy") if isinstance(method, Noisy) else ("output",)
+        metrics = [metric for metric in METRICS.values() if metric.of in of]
+        found = measure.figures(clean, output, metrics, plan.config.evaluation.border)
         record: dict[str, Any] = {
             "method": method.name,
             "sequence": clip.name,
@@ -202,53 +211,30 @@ class _Work:
             "messages": messages,
         }
         if isinstance(method, Noisy):
-            record |= {
-                "psnr_noisy": measure.psnr_raw(clean, noisy),
-                "ssim_noisy": found["ssim"],
-                "strred_noisy": found["strred"],
-                "flicker_noisy": found["flicker"],
-                "psnr_noisy_frames": found["psnr_frames"],
-                "clean_sha256": protocols.digest(clean),
-                "noisy_sha256": protocols.digest(noisy),
-            }
+            record["psnr_noisy_frames"] = found["psnr_frames"]
+            record["clean_sha256"] = protocols.digest(clean)
+            record["noisy_sha256"] = protocols.digest(noisy)
         return record, measure.pictures(clean, noisy, output)
 
     def _video(self, clip: Clip, sigma: float) -> tuple[Tensor, Tensor]:
         """The clean and the noisy frames; the last ones are kept for the next method."""
         if self._clean is None or self._clean[0] != clip.name:
             self._noisy = self._clean = None
-            self._clean = (clip.name, read_frames(self.plan, clip))
+            self._clean = (clip.name, clip.read(0, self.plan.frames(clip)))
         clean = self._clean[1]
         if self._noisy is None or self._noisy[0] != (clip.name, sigma):
             self._noisy = None
-            noisy = protocols.add_noise(
-                clean, self.plan.noise, sigma, sequence=clip.name, seed=self.plan.seed
-            )
+            noise, seed = self.plan.noise, self.plan.seed
+            noisy = protocols.add_noise(clean, noise, sigma, sequence=clip.name, seed=seed)
             self._noisy = ((clip.name, sigma), noisy)
         return clean, self._noisy[1]
 
     def _warm_up(self, method: Method, noisy: Tensor, sigma: float, tiles: dict[str, Any]) -> None:
         """Run a GPU's kernels once before they are timed."""
         at = (method.name, (noisy.shape[-2], noisy.shape[-1]))
-        if self.plan.device.type != "cpu" and isinstance(method, Network) and at not in self._warm:
+        if self.plan.device.type != "cpu" and method.kind == "network" and at not in self._warm:
             method(noisy[: max(4, tiles.get("frames", 4))], sigma, tiles, lambda part: None)
             self._warm.add(at)
-
-    def _account(self, method: Method) -> dict[str, Any]:
-        account = dict(self.plan.description(method))
-        account.pop("name", None)
-        return account
-
-
-_OF_NOISY = (
-    "psnr_noisy",
-    "ssim_noisy",
-    "strred_noisy",
-    "flicker_noisy",
-    "psnr_noisy_frames",
-    "clean_sha256",
-    "noisy_sha256",
-)
 
 
 @contextmanager
@@ -265,15 +251,16 @@ def _settled(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def _heard() -> Iterator[list[str]]:
-    """Collects warnings of inference (smaller tiles) instead of printing them into the progress bar."""
-    handler = Messages()
-    logger = logging.getLogger("stan.inference")
+    """Collects warnings of inference (smaller tiles), to be kept beside the figure, not printed into the bar."""
+    lines: list[str] = []
+    handler, logger = logging.Handler(logging.WARNING), logging.getLogger("stan.inference")
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # levels outside the training range are in the notes already
-            yield handler.lines
+            yield lines
     finally:
         logger.propagate = propagate
         logger.removeHandler(handler)
@@ -293,8 +280,6 @@ def _sweep(folder: Path) -> None:
     that are finished."""
     for path in [*folder.rglob(".*.part"), *folder.rglob("*.lock")]:
         finished = path.suffix == ".lock" and path.with_suffix(".json").is_file()
-        try:
+        with suppress(OSError):
             if finished or (path.suffix == ".part" and time.time() - path.stat().st_mtime > 3600):
                 path.unlink()
-        except OSError:
-            continue

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stan.evaluation.measure import levels
-from stan.evaluation.metrics import psnr
 from stan.evaluation.protocols import to_float
 from stan.files import replacing
+from stan.metrics import psnr
 
 Picture = NDArray[np.uint8]
 

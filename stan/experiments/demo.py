@@ -20,10 +20,11 @@ from stan.data.noise import NumpyRandom
 from stan.data.noise import build as build_noise
 from stan.data.sources import open_clips
 from stan.data.synthetic import write_synthetic
+from stan.data.video import OutputSettings
 from stan.evaluation import evaluate
 from stan.evaluation.sheet import SheetRow, write_sheet
 from stan.files import write_text
-from stan.inference import denoise
+from stan.inference import Options, denoise
 from stan.inference.files import denoise_file
 from stan.models import VideoDenoiser
 from stan.models import load as load_model
@@ -165,7 +166,7 @@ def _denoise_video(network: VideoDenoiser, clip: Clip, sigma: float, output: Pat
     for t, frame in enumerate(noisy):
         write_png((frame.clamp(0, 1) * 255).round().byte(), str(folder / f"{t:05d}.png"))
     path = output / "denoised.mp4"
-    denoise_file(network, folder, path, sigma=sigma, overwrite=True)
+    denoise_file(network, folder, path, Options(sigma=sigma), OutputSettings(overwrite=True))
     return path
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stan.flow.base import FlowPair, OffsetSource
 from stan.registry import sources
-from stan.settings import above, at_least, below
+from stan.settings import above, at_least, below, settings_of
 
 Image: TypeAlias = np.ndarray
 """A grey frame, `(H, W)` uint8."""
@@ -51,13 +51,15 @@ class PairwiseFlow(OffsetSource):
     Args:
         blur: standard deviation of a Gaussian blur before the estimation, in pixels; 0 is none.
         threads: worker threads; null takes as many as torch uses.
-        settings: further settings of the subclass.
+        settings: further settings of the subclass, which may leave out the two above.
     """
 
     smallest: ClassVar[int] = 16
 
-    def __init__(self, *, blur: Blur, threads: Threads, **settings: object) -> None:
-        super().__init__(blur=blur, threads=threads, **settings)
+    def __init__(self, *, blur: Blur = 0.0, threads: Threads = None, **settings: object) -> None:
+        offered = settings_of(type(self))
+        common = {"blur": blur, "threads": threads}
+        super().__init__(**{name: common[name] for name in common if name in offered}, **settings)
         self.blur = blur
         self.threads = threads
 

@@ -4,9 +4,11 @@ itself."""
 from __future__ import annotations
 
 from stan.inference.clip import ClipRunner
-from stan.inference.denoise import SigmaRangeWarning, denoise, denoise_chunks
+from stan.inference.denoise import denoise, denoise_chunks
+from stan.inference.levels import SigmaRangeWarning
 from stan.inference.memory import format_size, free_memory, parse_size
 from stan.inference.noise_level import NoiseTracker, estimate_sigma, frame_sigma
+from stan.inference.options import Options, Progress
 from stan.inference.planning import plan_tiles
 from stan.inference.scenes import find_scenes, mark_scenes
 from stan.inference.tiling import TilePlan
@@ -14,6 +16,8 @@ from stan.inference.tiling import TilePlan
 __all__ = [
     "ClipRunner",
     "NoiseTracker",
+    "Options",
+    "Progress",
     "SigmaRangeWarning",
     "TilePlan",
     "denoise",

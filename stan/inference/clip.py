@@ -12,7 +12,8 @@ from torch import Tensor
 from stan.errors import StanError
 from stan.flow import FlowPair, PairwiseFlow
 from stan.inference.memory import trim_heap
-from stan.inference.tiling import TilePlan, blend_weights
+from stan.inference.pace import Pace, Tell
+from stan.inference.tiling import TilePlan, blend_weights, round_up
 
 if TYPE_CHECKING:
     from stan.models import VideoDenoiser
@@ -22,6 +23,10 @@ FlowOf = Callable[[Tensor], FlowPair]
 
 FLOW_PIXELS = 4_000_000
 """Pixels, of all frames, whose flow is estimated in one go where it depends on neighbouring frames only."""
+
+CORNER = 64
+"""Side of the corner of the first chunk on which the network's pace is measured; no larger than a sixteenth of
+the frame."""
 
 TRIM_ABOVE = 1 << 18
 """Values in a tile from which on the heap is put in order before it; below, it does not matter."""
@@ -45,6 +50,7 @@ class ClipRunner:
     ) -> None:
         self.model = model
         self.dtype = dtype
+        self.pace = Pace(model)
         self.flow = flow
         if isinstance(flow, FlowPair):
             self.flow = FlowPair(*(f[0] if f.ndim == 5 else f for f in flow))
@@ -63,7 +69,7 @@ class ClipRunner:
         plan: TilePlan,
         *,
         start: int = 0,
-        on_tile: Callable[[float], None] | None = None,
+        tell: Tell | None = None,
     ) -> Tensor:
         """Denoise one chunk.
 
@@ -72,37 +78,40 @@ class ClipRunner:
             sigma: `(T, 1, 1, 1)` or `(T, 1, H, W)`, 8-bit units; None for a blind model.
             plan: how to cut the frames (its `frames` plays no part).
             start: index of the first frame in the video, for a flow given for the whole video.
-            on_tile: called after each tile with the part of this chunk that is done, in (0, 1].
+            tell: called now and then with the part of this chunk's time that has passed, in [0, 1].
 
         Returns:
             `(T, 3, H, W)` float32 on the CPU.
         """
         height, width = clip.shape[-2:]
         rows, columns = plan.spans(height, width, self.model.multiple)
+        area = sum(b - a for a, b in rows) * sum(b - a for a, b in columns)
+        done = 0.0  # part of the tiles
         with torch.no_grad(), evaluating(self.model):
             noisy = as_float(clip.to(self.device))
             level = None if sigma is None else sigma.to(self.device)
+            if tell and not self.pace.known:
+                self._rehearse(noisy, level)
+            self.pace.begin(tell, self.device.type == "cpu")  # a GPU only queues what modules do
             flow = self._flow(noisy, start)
             if len(rows) * len(columns) == 1:
-                out = self.tile(noisy, level, flow)
-                if on_tile:
-                    on_tile(1.0)
+                with self.pace.tile():
+                    out = self.tile(noisy, level, flow)
                 return out.cpu()
             out = torch.zeros_like(noisy)
-            done, area = 0, sum(b - a for a, b in rows) * sum(b - a for a, b in columns)
             for (top, bottom), weight_y in zip(rows, blend_weights(rows)):
                 for (left, right), weight_x in zip(columns, blend_weights(columns)):
                     window = (..., slice(top, bottom), slice(left, right))
-                    clean = self.tile(
-                        noisy[window],
-                        level if level is None or level.shape[-1] == 1 else level[window],
-                        None if flow is None else FlowPair(*(f[window] for f in flow)),
-                    )
+                    part = (bottom - top) * (right - left) / area
+                    with self.pace.tile(done, part):
+                        clean = self.tile(
+                            noisy[window],
+                            level if level is None or level.shape[-1] == 1 else level[window],
+                            None if flow is None else FlowPair(*(f[window] for f in flow)),
+                        )
                     weight = (weight_y[:, None] * weight_x).to(self.device)  # (h, w)
                     out[window].addcmul_(clean, weight)
-                    done += (bottom - top) * (right - left)
-                    if on_tile:
-                        on_tile(done / area)
+                    done += part
             return out.cpu()
 
     def tile(self, noisy: Tensor, sigma: Tensor | None, flow: FlowPair | None) -> Tensor:
@@ -122,12 +131,26 @@ class ClipRunner:
             )
         return clean[0].float().contiguous()
 
+    def _rehearse(self, noisy: Tensor, sigma: Tensor | None) -> None:
+        """Run on a corner of a large chunk, so that the pace of the first one is known beforehand."""
+        side = round_up(CORNER, self.model.multiple)
+        if noisy.device.type != "cpu" or noisy[0, 0].numel() < 16 * side * side:
+            return
+        corner = (..., slice(side), slice(side))
+        self.pace.begin(lambda part: None)
+        zero = noisy.new_zeros(len(noisy), 2, side, side)
+        flow = None if self.flow is None else FlowPair(zero, zero)
+        if self.flow is not None and not isinstance(self.flow, FlowPair):
+            flow = estimate_flow(self.flow, noisy[corner], self.pace.flow)
+        with self.pace.tile():
+            self.tile(noisy[corner], None if sigma is None else sigma[corner], flow)
+
     def _flow(self, noisy: Tensor, start: int) -> FlowPair | None:
         """The flow of a chunk, `(T, 2, H, W)` each on the model's device."""
         if self.flow is None:
             return None
         if not isinstance(self.flow, FlowPair):
-            return estimate_flow(self.flow, noisy)
+            return estimate_flow(self.flow, noisy, self.pace.flow)
         stop = start + len(noisy)
         pair = FlowPair(*(f[start:stop].to(noisy.device, torch.float32, copy=True) for f in self.flow))
         for f in pair:
@@ -141,18 +164,23 @@ class ClipRunner:
         return pair
 
 
-def estimate_flow(source: FlowOf, noisy: Tensor) -> FlowPair:
+def estimate_flow(source: FlowOf, noisy: Tensor, tell: Tell | None = None) -> FlowPair:
     """The flow of a chunk `(T, 3, H, W)`, as `(T, 2, H, W)` each, by as many frames at a time as the source
-    needs."""
+    needs; `tell` hears the part that is done."""
     length, _, height, width = noisy.shape
     together = flow_frames(source, length, height, width)
     if together == length:
-        return FlowPair(*(f[0].to(noisy.device, torch.float32) for f in source(noisy[None])))
+        pair = FlowPair(*(f[0].to(noisy.device, torch.float32) for f in source(noisy[None])))
+        if tell:
+            tell(1.0)
+        return pair
     forward, backward = noisy.new_zeros(2, length, 2, height, width, dtype=torch.float32)
     for start in range(0, length - 1, together - 1):
         pair = source(noisy[None, start : start + together])
         forward[start : start + together - 1] = pair.forward[0, : together - 1]
         backward[start + 1 : start + together] = pair.backward[0, 1:]
+        if tell:
+            tell(min(1.0, (start + together) / length))
     return FlowPair(forward, backward)
 
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+Self = TypeVar("Self", bound="_Stage[Any]")
 
 
 class ClosedError(Exception):
@@ -66,48 +67,68 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
 
-class _Worker:
-    """A running thread that can be waited for again after a wait that Ctrl-C interrupted.
+class _Stage(Generic[T]):
+    """A thread at one end of a channel. Leaving its context ends it.
 
-    (An interrupted `Thread.join` takes the thread for ended: https://github.com/python/cpython/issues/90882.)
+    Args:
+        room: items that may wait.
+        name: the thread's.
     """
 
-    def __init__(self, work: Callable[[], None], name: str) -> None:
-        self._work = work
+    _keep = False  # whether what waits when the thread ends can still be taken
+
+    def __init__(self, room: int, name: str) -> None:
+        self._channel: Channel[T] = Channel(room)
+        self._error: BaseException | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    def _work(self) -> None:
+        raise NotImplementedError
+
     def _run(self) -> None:
         try:
             self._work()
+        except ClosedError:
+            pass
+        except BaseException as error:  # handed to the thread at the other end
+            self._error = error
         finally:
+            self._channel.close(drop=not self._keep)
             self._ended.set()
 
-    def wait(self) -> None:
+    def _wait(self) -> None:
+        # An interrupted `Thread.join` takes the thread for ended (https://github.com/python/cpython/issues/90882).
         self._ended.wait()
         self._thread.join()
 
+    def abort(self) -> None:
+        """Forget what waits and end the thread."""
+        self._channel.close(drop=True)
+        self._wait()
 
-class Reading(Generic[T]):
-    """An iterable that runs ahead in a thread by ``room`` items at most; leaving its context ends that."""
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class Reading(_Stage[T]):
+    """An iterable that runs ahead in a thread by ``room`` items at most."""
+
+    _keep = True
 
     def __init__(self, items: Iterable[T], room: int, name: str = "stan-read") -> None:
         self._items = items
-        self._channel: Channel[T] = Channel(room)
-        self._error: BaseException | None = None
-        self._worker = _Worker(self._run, name)
+        super().__init__(room, name)
 
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                self._channel.put(item)
-        except ClosedError:
-            pass
-        except BaseException as error:  # handed to the thread that reads
-            self._error = error
-        finally:
-            self._channel.close()
+    def _work(self) -> None:
+        for item in self._items:
+            self._channel.put(item)
 
     def __iter__(self) -> Iterator[T]:
         while True:
@@ -118,34 +139,20 @@ class Reading(Generic[T]):
                     raise self._error from None
                 return
 
-    def __enter__(self) -> Reading[T]:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._channel.close(drop=True)
-        self._worker.wait()
+class Writing(_Stage[T]):
+    """A thread that calls ``consume`` on what is put, in order; at most ``room`` items wait.
 
-
-class Writing(Generic[T]):
-    """A thread that calls ``consume`` on what is put, in order; at most ``room`` items wait."""
+    Leaving its context waits until all is consumed (`close`), or after an exception forgets it (`abort`).
+    """
 
     def __init__(self, consume: Callable[[T], Any], room: int, name: str = "stan-write") -> None:
         self._consume = consume
-        self._channel: Channel[T] = Channel(room)
-        self._error: BaseException | None = None
-        self._worker = _Worker(self._run, name)
+        super().__init__(room, name)
 
-    def _run(self) -> None:
-        try:
-            while True:
-                self._consume(self._channel.get())
-        except ClosedError:
-            pass
-        except BaseException as error:  # handed to the thread that puts or closes
-            self._error = error
-            self._channel.close(drop=True)
+    def _work(self) -> None:
+        while True:
+            self._consume(self._channel.get())
 
     def put(self, item: T) -> None:
         """Hand over an item, waiting for room.
@@ -156,9 +163,7 @@ class Writing(Generic[T]):
         try:
             self._channel.put(item)
         except ClosedError:
-            if self._error is None:
-                raise
-            raise self._error from None
+            raise self._error or ClosedError from None
 
     def close(self) -> None:
         """Wait until all that was put is consumed, and end the thread.
@@ -167,14 +172,18 @@ class Writing(Generic[T]):
             Exception: that which ended the thread early.
         """
         self._channel.close()
-        self._worker.wait()
+        self._wait()
         if self._error is not None:
             raise self._error
 
-    def abort(self) -> None:
-        """Forget what waits and end the thread."""
-        self._channel.close(drop=True)
-        self._worker.wait()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.close()
+        finally:
+            self.abort()
 
 
 def uninterrupted(action: Callable[[], Any]) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from platformdirs import user_cache_path
 
-import stan
 from stan.errors import StanError
 from stan.files import write_text
 from stan.flow import FlowPair
@@ -29,6 +27,7 @@ from stan.inference.memory import (
 )
 from stan.inference.tiling import TilePlan, round_up
 from stan.ops.backend import in_use
+from stan.source import source_hash
 
 if TYPE_CHECKING:
     from stan.models import VideoDenoiser
@@ -111,7 +110,7 @@ def measure(runner: ClipRunner) -> MemoryModel:
     """Measure the network's memory by running it on a few tiles of growing size.
 
     The line goes through the two largest tiles. Results are kept, in the process and for the networks of this
-    package on disk (``$XDG_CACHE_HOME/stan/memory``), by the network's settings, the device, the type,
+    package on disk (in the user's cache folder), by the network's settings, the device, the type,
     torch's version and this package's code.
 
     Raises:
@@ -219,27 +218,14 @@ def _key(runner: ClipRunner) -> str:
         str(runner.dtype),
         torch.__version__,
         torch.get_num_threads(),
-        _code(),
+        source_hash("models", "ops", "flow", "inference"),
         in_use(device),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 
 
-@cache
-def _code() -> str:
-    """A hash of the code that decides how much memory a network takes."""
-    root = Path(stan.__file__).parent
-    digest = hashlib.sha256()
-    for part in ("models", "ops", "flow", "inference"):
-        for path in sorted((root / part).rglob("*")):
-            if path.suffix in (".py", ".so", ".pyd"):
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _cache_file(key: str) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "stan" / "memory" / f"{key}.json"
+    return user_cache_path("stan", appauthor=False) / "memory" / f"{key}.json"
 
 
 def _read_cache(path: Path) -> MemoryModel | None:

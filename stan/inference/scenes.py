@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stan.data.frame import Frame
 from stan.errors import StanError
 
 THUMBNAIL = (36, 64)
@@ -42,24 +44,26 @@ ALONE = 25.0
 
 
 def mark_scenes(
-    frames: Iterable[Tensor], scenes: bool | Sequence[int] = True
-) -> Iterator[tuple[Tensor, bool]]:
-    """Each frame, and whether it begins a scene.
+    frames: Iterable[Frame], scenes: bool | Sequence[int] = True, *, look_ahead: bool = True
+) -> Iterator[Frame]:
+    """The frames, each with whether it begins a scene.
 
     Args:
-        frames: `(3, H, W)` each, uint8 or float in about [0, 1].
-        scenes: True looks for cuts, and then runs one frame ahead; False takes all as one scene; a sequence
-            names the first frame of each scene after the first.
+        frames: with pixels that are uint8 or float in about [0, 1].
+        scenes: True looks for cuts; False takes all as one scene; a sequence names the first frame of each
+            scene after the first.
+        look_ahead: when looking for cuts, judge a frame when the next one is there; without, at once and from
+            the frames before it only, so that a flash passes for a cut.
 
     Raises:
         StanError: if a named frame is negative.
     """
-    if isinstance(scenes, bool):
-        return _detect(iter(frames)) if scenes else ((frame, t == 0) for t, frame in enumerate(frames))
-    starts = {int(t) for t in scenes} | {0}
+    if scenes is True:
+        return _detect(frames, look_ahead)
+    starts = {int(t) for t in scenes or ()} | {0}
     if min(starts) < 0:
-        raise StanError(f"scenes={list(scenes)}: {min(starts)} is no frame number")
-    return ((frame, t in starts) for t, frame in enumerate(frames))
+        raise StanError(f"scenes={scenes}: {min(starts)} is no frame number")
+    return (replace(frame, begins_scene=t in starts) for t, frame in enumerate(frames))
 
 
 def find_scenes(video: Iterable[Tensor]) -> list[int]:
@@ -68,30 +72,38 @@ def find_scenes(video: Iterable[Tensor]) -> list[int]:
     Args:
         video: `(T, 3, H, W)`, or its frames one by one; uint8 or float in about [0, 1].
     """
-    return [t for t, (_, begins) in enumerate(mark_scenes(video)) if begins and t > 0]
+    frames = mark_scenes(Frame(rgb) for rgb in video)
+    return [t for t, frame in enumerate(frames) if frame.begins_scene and t > 0]
 
 
-def _detect(frames: Iterator[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    waiting = next(frames, None)  # the frame that is judged next, once its successor is known
-    if waiting is None:
-        return
-    small = thumbnail(waiting)
-    score: float | None = None  # residual of the waiting frame against the one before it
-    past: deque[float] = deque(maxlen=PAST)
-    for frame in frames:
-        following = thumbnail(frame)
-        next_score = residual(small, following)
-        begins = score is None or is_cut(score, [*past, next_score])
-        if begins:
+def _detect(frames: Iterable[Frame], look_ahead: bool) -> Iterator[Frame]:
+    past: deque[float] = deque(maxlen=PAST)  # residuals of the pairs before, in the same scene
+
+    def judged(frame: Frame, score: float | None, *following: float) -> Frame:
+        begins = score is None or is_cut(score, [*past, *following])
+        if begins or score is None:
             past.clear()
-        elif score is not None:
+        else:
             past.append(score)
-        yield waiting, begins
-        waiting, small, score = frame, following, next_score
-    yield waiting, score is None or is_cut(score, past)
+        return replace(frame, begins_scene=begins)
+
+    small: Tensor | None = None  # thumbnail of the frame before
+    waiting: tuple[Frame, float | None] | None = None  # is judged next, by its residual and the next one's
+    for frame in frames:
+        before, small = small, thumbnail(frame.rgb)
+        score = None if before is None else residual(before, small)
+        if not look_ahead:
+            yield judged(frame, score)
+            continue
+        if waiting is not None:
+            assert score is not None
+            yield judged(*waiting, score)
+        waiting = frame, score
+    if waiting is not None:
+        yield judged(*waiting)
 
 
-def is_cut(score: float, around: Sequence[float] | deque[float]) -> bool:
+def is_cut(score: float, around: Sequence[float]) -> bool:
     """Whether a residual stands out from those `around` it."""
     if not around:
         return score > ALONE

@@ -49,6 +49,8 @@ class TilePlan:
         if self.overlap < 0:
             raise ConfigError(f"tiles: overlap={self.overlap} must be at least 0")
         for side, size in (("height", self.height), ("width", self.width)):
+            if size is not None and size < 1:
+                raise ConfigError(f"tiles: {side}={size} must be at least 1")
             if size is not None and size <= self.overlap:
                 raise ConfigError(f"tiles: {side}={size} must be above overlap={self.overlap}")
 

@@ -106,7 +106,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> VideoDenoiser:
     """Read a checkpoint and make its model, in eval mode on `device`.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, not one of ours, or does not fit the model it names.
+        CheckpointError: if the file is missing, damaged, not one of ours, does not fit the model it names, or holds
+            values that are not finite.
     """
     weights, record = read(path)
     try:
@@ -118,6 +119,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> VideoDenoiser:
         except CheckpointError as error:
             raise CheckpointError(missing[0] if missing else str(error)) from error
     load_weights(model, weights, str(path))
+    for key, value in model.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"checkpoint {path} is of no use: {key} holds values that are not finite, as when training "
+                "diverges; take an earlier one"
+            )
     return model.to(device).eval()
 
 

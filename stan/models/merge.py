@@ -23,6 +23,11 @@ LEAST_VARIANCE = 1e-6
 MOST_MISFIT = 10.0
 """Misfits are cut here before the network sees them: beyond, a match is simply wrong."""
 
+SIGNIFICANT = 0.1
+"""The search corrects the flow only where the mean squared difference of the patches falls by more than this part of
+the noise variance: what is left of the noise in cleaned frames makes some candidate a little better by chance, and
+without this test the search makes good flow worse (docs/results.md)."""
+
 SUPPORT = 5
 """Side of the square, in blocks, over which misfits are averaged."""
 
@@ -33,6 +38,7 @@ class Merged(NamedTuple):
     Attributes:
         noisy: `(B, T, 3, H, W)`, the weighted mean of the aligned noisy frames.
         cleaned: `(B, T, 3, H, W)`, the same of the cleaned ones.
+        features: `(B, T, F, h, w)`, the same of the features.
         remaining: `(B, T, 1, h, w)`, standard deviation of the noise that `noisy` still has, known from the
             weights, in units of the video.
         evidence: `(B, T, 3, h, w)`: log(1 + misfit) of the best match in another frame, the same of the weighted
@@ -44,6 +50,7 @@ class Merged(NamedTuple):
 
     noisy: Tensor
     cleaned: Tensor
+    features: Tensor
     remaining: Tensor
     evidence: Tensor
     weights: Tensor
@@ -55,7 +62,8 @@ class Merge(nn.Module):
     """Average each frame with its matches in the frames around it, by how much each can be trusted.
 
     1. The Shifted Non-Local Search finds one match in each searched frame, in *cleaned* frames: matches chosen
-       among noisy candidates are biased, the closest share the query's noise. It corrects the flow block by block.
+       among noisy candidates are biased, the closest share the query's noise. It corrects the flow block by block,
+       where the correction is significant.
     2. A match is worth what its error leaves of it. Noise of variance v keeps a share r of it under bilinear
        sampling, r = ((1-fx)^2 + fx^2) ((1-fy)^2 + fy^2) at fraction (fx, fy). A match that is not the same thing
        adds its misfit m, the mean squared difference of the cleaned frames over v, measured twice: over the
@@ -90,15 +98,18 @@ class Merge(nn.Module):
         super().__init__()
         self.slots = temporal_window + 1 if causal else 2 * temporal_window + 1
         self.patch = patch
-        self.search = ops.ShiftedNLS(
-            window=window,
-            temporal_window=temporal_window,
-            topk=1,
-            patch=patch,
-            stride=SEARCH_GRID,
-            key_stride=key_stride,
-            select="each",
-            causal=causal,
+        self.search, self.stay = (
+            ops.ShiftedNLS(
+                window=side,
+                temporal_window=temporal_window,
+                topk=1,
+                patch=patch,
+                stride=SEARCH_GRID,
+                key_stride=key_stride,
+                select="each",
+                causal=causal,
+            )
+            for side in (window, 1)
         )
         self.follow = ops.SearchFlow(temporal_window=temporal_window, causal=causal)
         self.trust = nn.Parameter(torch.zeros(2))
@@ -110,50 +121,44 @@ class Merge(nn.Module):
             self.correction = nn.Sequential(nn.Conv2d(5, hidden, 3, padding=1), nn.ReLU(inplace=True), last)
 
     def forward(
-        self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair, apart: Tensor | None = None
+        self, noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor, flow: FlowPair
     ) -> Merged:
         """Merge a clip.
 
         Args:
             noisy: `(B, T, 3, H, W)`, H and W even.
             cleaned: the same, with most of the noise gone. It gets no gradient.
+            features: `(B, T, F, h, w)`, what else is to be merged in the same way; F may be 0.
             level: `(B, T, 1, h, w)`, standard deviation of the noise in units of the video.
             flow: displacements between neighbouring frames, at full resolution.
-            apart: `(B,)` bool, clips whose frames are left alone; None is none of them.
         """
         with torch.autocast(noisy.device.type, enabled=False):
             noisy, cleaned = noisy.float(), cleaned.detach().float()
             t = noisy.shape[1]
             if t == 1:
-                return alone(noisy, cleaned, level)
+                return alone(noisy, cleaned, features, level)
             order = [*range(t), *[t - 1] * (self.slots - t)]  # a short clip is filled up; copies are not used
             if len(order) > t:
-                noisy, cleaned, level = (x[:, order] for x in (noisy, cleaned, level))
+                noisy, cleaned, features, level = (x[:, order] for x in (noisy, cleaned, features, level))
                 flow = FlowPair(*(f[:, order] for f in flow))
-            merged = self._merge(noisy, cleaned, level, flow, t, apart)
+            merged = self._merge(noisy, cleaned, features.float(), level, flow, t)
             return Merged(*(x[:, :t] for x in merged)) if len(order) > t else merged
 
     def _merge(
-        self,
-        noisy: Tensor,
-        cleaned: Tensor,
-        level: Tensor,
-        flow: FlowPair,
-        real: int,
-        apart: Tensor | None,
+        self, noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor, flow: FlowPair, real: int
     ) -> Merged:
         """`forward` of a clip of at least `slots` frames, of which the first `real` may be matches."""
         with torch.no_grad():
-            offsets, frames, found = self._matches(cleaned, flow)  # of the other frames: K-1 of each
+            variance = level.square() + LEAST_VARIANCE  # (B, T, 1, h, w)
+            offsets, frames, found = self._matches(
+                cleaned, flow, variance
+            )  # of the other frames: K-1 of each
             missing = ((frames < 0) | (frames >= real)).movedim(-1, 2)  # (B, T, K-1, h, w)
-            if apart is not None:
-                missing = missing | apart.view(-1, 1, 1, 1, 1)
             frames = torch.where(missing.movedim(2, -1), -1, frames)
             fraction = offsets - offsets.floor()
             kept = (
                 ((1 - fraction).square() + fraction.square()).prod(-1).movedim(-1, 2)
             )  # r: (B, T, K-1, h, w)
-            variance = level.square() + LEAST_VARIANCE  # (B, T, 1, h, w)
             near = (found / variance).clamp(max=1e4)
             wide, strange = self._differences(noisy, cleaned, offsets, frames, variance)
 
@@ -174,6 +179,9 @@ class Merge(nn.Module):
             full_offsets(offsets)[:, None],
             full(frames.movedim(-1, 2)).movedim(2, -1)[:, None],
         )
+        if features.shape[2]:
+            there = others.movedim(2, -1)[:, None], (offsets / GRID)[:, None], frames[:, None]
+            features = own * features + ops.gather(features, *there)  # (B, T, F, h, w)
         known = (near + wide).clamp(max=MOST_MISFIT)
         best = known.masked_fill(missing, MOST_MISFIT).amin(2, keepdim=True)
         evidence = torch.cat([best.log1p(), (others * known).sum(2, keepdim=True).log1p(), own], 2)
@@ -181,9 +189,9 @@ class Merge(nn.Module):
         this = torch.arange(noisy.shape[1], dtype=frames.dtype, device=frames.device)
         frames = torch.cat([this.view(1, -1, 1, 1, 1).expand_as(frames[..., :1]), frames], -1)
         offsets = torch.cat([torch.zeros_like(offsets[..., :1, :]), offsets], -2)
-        return Merged(mean[:, :, :3], mean[:, :, 3:], remaining, evidence, weights, offsets, frames)
+        return Merged(mean[:, :, :3], mean[:, :, 3:], features, remaining, evidence, weights, offsets, frames)
 
-    def _matches(self, cleaned: Tensor, flow: FlowPair) -> tuple[Tensor, Tensor, Tensor]:
+    def _matches(self, cleaned: Tensor, flow: FlowPair, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One match in each other searched frame: offsets `(B, T, h, w, K-1, 2)`, frames `(B, T, h, w, K-1)`, and
         the mean squared differences of the patches `(B, T, K-1, h, w)`."""
         h, w = cleaned.shape[3] // GRID, cleaned.shape[4] // GRID
@@ -191,15 +199,19 @@ class Merge(nn.Module):
         displacement = self.follow(*by_block) * GRID  # (B, T, K-1, 2, h, w)
         every = SEARCH_GRID // GRID
         start = displacement[..., ::every, ::every]
-        matches = self.search(cleaned, cleaned, start)
-        correction = (
-            matches.offsets[:, 0, ..., 1:, :].movedim((4, 5), (2, 3)) - start
-        )  # (B, T, K-1, 2, h', w')
+        found, stayed = (search(cleaned, cleaned, start) for search in (self.search, self.stay))
+        pixels = cleaned.shape[2] * self.patch**2
+        near, here = (
+            (-matches.scores[:, 0, ..., 1:].movedim(-1, 2) / pixels).clamp(0, 1e4)  # 1e4 where there is none
+            for matches in (found, stayed)
+        )  # each (B, T, K-1, h', w')
+        moved = found.offsets[:, 0, ..., 1:, :].movedim((4, 5), (2, 3)) - start  # (B, T, K-1, 2, h', w')
+        better = here - near > SIGNIFICANT * variance[..., ::every, ::every]
+        correction = moved * better.unsqueeze(3)
         offsets = displacement + repeated(correction, every)[..., :h, :w]
-        frames = repeated(matches.frames[:, 0, ..., 1:].movedim(-1, 2), every)[..., :h, :w]
-        distance = -matches.scores[:, 0, ..., 1:].movedim(-1, 2) / (cleaned.shape[2] * self.patch**2)
-        near = repeated(distance.clamp(0, 1e4), every)[..., :h, :w]  # an invalid match is infinitely far
-        return offsets.movedim((2, 3), (4, 5)), frames.movedim(2, -1), near
+        frames = repeated(found.frames[:, 0, ..., 1:].movedim(-1, 2), every)[..., :h, :w]
+        distance = repeated(torch.where(better, near, here), every)[..., :h, :w]
+        return offsets.movedim((2, 3), (4, 5)), frames.movedim(2, -1), distance
 
     @staticmethod
     def _differences(
@@ -222,14 +234,14 @@ class Merge(nn.Module):
         return wide, strange.clamp(-1, 4)
 
 
-def alone(noisy: Tensor, cleaned: Tensor, level: Tensor) -> Merged:
+def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Merged:
     """The `Merged` of single frames: themselves, with all of their noise."""
     b, t, _, h, w = level.shape
     nothing, one = torch.zeros_like(level), torch.ones_like(level)
     evidence = torch.cat([torch.full_like(level, MOST_MISFIT).log1p(), nothing, one], 2)
     offsets = level.new_zeros(b, t, h, w, 1, 2)
     frames = torch.arange(t, dtype=torch.int32, device=level.device).view(1, t, 1, 1, 1).expand(b, t, h, w, 1)
-    return Merged(noisy, cleaned, level, evidence, one, offsets, frames)
+    return Merged(noisy, cleaned, features, level, evidence, one, offsets, frames)
 
 
 def repeated(x: Tensor, times: int) -> Tensor:

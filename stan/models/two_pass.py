@@ -1,9 +1,11 @@
-"""Two-pass networks: clean each frame, look in the cleaned frames, merge the noisy ones, clean again.
+"""Two-pass networks: clean each frame, look in the cleaned frames, merge the noisy ones, clean the mean.
 
 The paper's network (`stan`) searches features of noisy frames and leaves it to training what to make of the
 matches. At the sizes and training times of a small network that gains next to nothing from time
-(docs/results.md). These networks do by measurement what need not be learned, see `merge.Merge`, and tell the
-second pass how much noise is left.
+(docs/results.md). These networks do by measurement what need not be learned, see `merge.Merge`: frames are
+averaged, and how much noise the average still has is known. What remains is a denoiser that is told the noise of
+each pixel. One and the same cleans single frames first and the averages then, so that all it learns about pictures
+serves both, and time pays from the first steps on.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from stan.models.merge import GRID, Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.unet import UNet
 from stan.registry import sources
-from stan.settings import ODD, above, at_least, between, complete
+from stan.settings import ODD, above, at_least, complete
 
 Positive = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
@@ -41,33 +43,31 @@ class TwoPassSettings:
 
     Attributes:
         causal: no frame looks ahead.
-        flow: offset source that centres the search, a name of `stan.flow`. It sees the cleaned frames.
+        flow: offset source that centres the search. It sees the cleaned frames.
         flow_settings: settings of the offset source.
-        first_channels: features of each level of the first pass.
-        first_depths: its residual units at each level.
-        channels: features of each level of the second pass.
-        depths: its residual units at each level.
-        temporal_window: wt, frames merged each side; 0 is a network of single frames.
+        channels: features of each level, from the finest (half resolution) down.
+        depths: residual units of each level.
+        features: channels at half resolution that a pass hands to the next one, merged like the frames.
+        passes: how often the frames are cleaned: 1 is a network of single frames, each further one merges anew.
+        temporal_window: wt, frames merged each side.
         window: ws, side of the search window around where the flow points.
         key_stride: distance of the candidates in the window, in pixels.
         patch: ps, side of the compared patches, in pixels.
         correction: channels inside the learned correction of the merge's weights; 0 is none.
-        apart: part of the training clips whose frames are not merged, so that the second pass knows single frames.
     """
 
     causal: bool = False
     flow: Annotated[str, sources] = "dis"
     flow_settings: dict[str, Any] = field(default_factory=dict)
-    first_channels: tuple[Positive, ...] = (32, 48, 48)
-    first_depths: tuple[Natural, ...] = (1, 1, 1)
-    channels: tuple[Positive, ...] = (32, 64, 72)
-    depths: tuple[Natural, ...] = (2, 1, 1)
-    temporal_window: Natural = 2
-    window: Positive = 3
+    channels: tuple[Positive, ...] = (32, 64, 88)
+    depths: tuple[Natural, ...] = (2, 1, 2)
+    features: Natural = 16
+    passes: Positive = 2
+    temporal_window: Positive = 2
+    window: Positive = 5
     key_stride: Annotated[float, above(0)] = 1.0
     patch: Annotated[int, ODD] = 7
     correction: Natural = 8
-    apart: Annotated[float, between(0, 1)] = 0.1
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the settings of the offset source, and check all values.
@@ -78,12 +78,9 @@ class TwoPassSettings:
         given = vars(self)
         for name, value in complete(TwoPassSettings, given, "the network", prefix="model setting ").items():
             object.__setattr__(self, name, value)
-        for channels, depths in (("first_channels", "first_depths"), ("channels", "depths")):
-            levels = len(getattr(self, channels))
-            self._require(channels, levels >= 1, "one number a level")
-            self._require(
-                depths, len(getattr(self, depths)) == levels, f"one number for each of {levels} levels"
-            )
+        levels = len(self.channels)
+        self._require("channels", levels >= 1, "one number a level")
+        self._require("depths", len(self.depths) == levels, f"one number for each of {levels} levels")
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
@@ -111,25 +108,22 @@ class TwoPass(VideoDenoiser):
             source=stan.flow.build(s.flow, **s.flow_settings),
             blind=False,
             causal=s.causal,
-            temporal_reach=s.temporal_window,
-            multiple=BLOCK * 2 ** (max(len(s.first_channels), len(s.channels)) - 1),
+            temporal_reach=s.temporal_window * (s.passes - 1),
+            multiple=BLOCK * 2 ** (len(s.channels) - 1),
             least_frames=1,
         )
-        self.first = UNet(planes + 1, planes, s.first_channels, s.first_depths)
-        self.apart = s.apart
-        self.merge = (
-            Merge(
-                temporal_window=s.temporal_window,
-                window=s.window,
-                patch=s.patch,
-                key_stride=s.key_stride,
-                causal=s.causal,
-                hidden=s.correction,
-            )
-            if s.temporal_window
-            else None
+        self.passes = s.passes
+        self.features = s.features
+        inputs = 3 * planes + s.features + 2 + Merge.EVIDENCE
+        self.clean = UNet(inputs, planes + s.features, s.channels, s.depths)
+        self.merge = Merge(
+            temporal_window=s.temporal_window,
+            window=s.window,
+            patch=s.patch,
+            key_stride=s.key_stride,
+            causal=s.causal,
+            hidden=s.correction,
         )
-        self.second = UNet(4 * planes + 2 + Merge.EVIDENCE, planes, s.channels, s.depths)
 
     def needs_flow(self) -> bool:
         """The flow is estimated on cleaned frames, not on the noisy ones."""
@@ -139,35 +133,40 @@ class TwoPass(VideoDenoiser):
         self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None, return_matches: bool = False
     ) -> tuple[Tensor, list[AttentionMap]]:
         """See `VideoDenoiser.forward_core`."""
-        *_, clean, merged = self._passes(noisy, noise_map, flow)
-        return clean, [attention_map(merged)] if return_matches else []
+        estimates, merged = self._passes(noisy, noise_map, flow)
+        return estimates[-1], [attention_map(merged)] if return_matches else []
 
     def estimates_core(self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None) -> list[Tensor]:
-        """See `VideoDenoiser.estimates_core`: after the first pass and after the second."""
-        first, clean, _ = self._passes(noisy, noise_map, flow)
-        return [first, clean]
+        """See `VideoDenoiser.estimates_core`: the result of each pass."""
+        return self._passes(noisy, noise_map, flow)[0]
 
     def _passes(
         self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None
-    ) -> tuple[Tensor, Tensor, Merged]:
+    ) -> tuple[list[Tensor], Merged]:
+        """The results of all passes, and what the last of them merged. A single frame needs but one pass."""
         assert noise_map is not None  # it is not blind
         t = noisy.shape[1]
-        level = F.avg_pool2d(noise_map.flatten(0, 1), BLOCK).float()  # (N, 1, h, w)
-        y = blocks(noisy)  # (N, 12, h, w)
-        first = y + each(self.first, torch.cat([y, level], 1))
-        cleaned = unblocks(first, t)  # (B, T, 3, H, W)
-        grid = level.unflatten(0, (-1, t))  # (B, T, 1, h, w)
-        if self.merge is None or t == 1:
-            merged = alone(noisy, cleaned, grid)
-        else:
-            if flow is None:
-                flow = self.source(cleaned.detach())
-            apart = torch.rand(len(noisy), device=noisy.device) < self.apart if self.training else None
-            merged = self.merge(noisy, cleaned, grid, flow, apart)
-        middle = blocks(merged.cleaned)
-        known = [merged.remaining.flatten(0, 1), merged.evidence.flatten(0, 1)]
-        x = torch.cat([y, first, blocks(merged.noisy), middle, level, *known], 1)
-        return cleaned, unblocks(middle + each(self.second, x), t), merged
+        level = F.avg_pool2d(noise_map.flatten(0, 1), BLOCK).unflatten(0, (-1, t)).float()  # (B, T, 1, h, w)
+        features = level.new_zeros(*level.shape[:2], self.features, *level.shape[3:])
+        merged = alone(noisy.float(), noisy.float(), features, level)
+        clean, features = self._clean(noisy, level, merged)
+        estimates = [clean]
+        for _ in range(self.passes - 1 if t > 1 else 0):
+            seen = clean.detach()
+            merged = self.merge(noisy, seen, features, level, self.source(seen) if flow is None else flow)
+            clean, features = self._clean(noisy, level, merged)
+            estimates.append(clean)
+        return estimates, merged
+
+    def _clean(self, noisy: Tensor, level: Tensor, merged: Merged) -> tuple[Tensor, Tensor]:
+        """One pass of the network: the merged frames with what is to be changed in them, `(B, T, 3, H, W)`, and the
+        features for the next pass, `(B, T, F, h, w)`."""
+        t = noisy.shape[1]
+        mean = blocks(merged.noisy)  # (N, 12, h, w)
+        known = [x.flatten(0, 1) for x in (merged.features, level, merged.remaining, merged.evidence)]
+        result = each(self.clean, torch.cat([blocks(noisy), mean, blocks(merged.cleaned), *known], 1))
+        change, features = result[:, : mean.shape[1]], result[:, mean.shape[1] :]
+        return unblocks(mean + change, t), features.unflatten(0, (-1, t))
 
 
 def each(network: UNet, x: Tensor) -> Tensor:
@@ -195,9 +194,8 @@ def attention_map(merged: Merged) -> AttentionMap:
 
 
 SMALL: dict[str, Any] = {
-    "first_channels": (48, 96, 128),
     "channels": (64, 128, 192),
-    "depths": (2, 2, 2),
+    "depths": (2, 2, 3),
     "temporal_window": 3,
 }
 

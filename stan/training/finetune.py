@@ -17,6 +17,7 @@ from stan import models
 from stan.config import Config, ModelConfig
 from stan.data.noise import build as build_noise
 from stan.data.noise import parse_sigma
+from stan.device import choose
 from stan.errors import CheckpointError, ConfigError
 from stan.files import write_text
 from stan.models import VideoDenoiser
@@ -48,11 +49,10 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     Raises:
         StanError: for a checkpoint or settings that cannot be used.
     """
-    if not isinstance(config.checkpoint, str):
-        raise ConfigError(
-            f"checkpoint={config.checkpoint!r} should name the file to fine-tune: checkpoint=FILE"
-        )
-    network = models.load(config.checkpoint)
+    checkpoint = config.checkpoint
+    if not isinstance(checkpoint, str):
+        raise ConfigError(f"checkpoint={checkpoint!r} should name the file to fine-tune: checkpoint=FILE")
+    network = models.load(checkpoint)
     config = dataclasses.replace(config, model=_model_config(network))
     frozen = freeze(network, config.finetune.freeze)
     if frozen:
@@ -70,7 +70,7 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
         before = validate(network, config, list(levels))
         write_text(output / BEFORE, json.dumps({str(sigma): pair for sigma, pair in before.items()}))
 
-    state = optimizer_state(Path(config.checkpoint)) if config.finetune.keep_optimizer else None
+    state = optimizer_state(Path(checkpoint)) if config.finetune.keep_optimizer else None
     result = fit(config, network, label="finetune", optimizer_state=state)
     if result.interrupted:
         return result, []
@@ -79,7 +79,7 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
         Gain(sigma, origin, before[sigma][0], before[sigma][1], after[sigma][1])
         for sigma, origin in levels.items()
     ]
-    report = {"checkpoint": config.checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
+    report = {"checkpoint": checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
     write_text(output / REPORT, json.dumps(report, indent=2) + "\n")
     return result, gains
 
@@ -97,7 +97,7 @@ def gain_levels(network: VideoDenoiser, config: Config) -> dict[float, str]:
 
 def validate(network: VideoDenoiser, config: Config, sigmas: list[float]) -> dict[float, tuple[float, float]]:
     """Mean PSNR over the validation clips, sigma -> (noisy, denoised) in dB."""
-    device = torch.device("cuda" if _uses_gpu(config) else "cpu")
+    device = choose(config.trainer.accelerator)
     noise = build_noise(config.noise.kind, **config.noise.settings)
     clips = open_validation_clips(config)
     network = network.to(device).eval()
@@ -173,7 +173,3 @@ def _model_config(network: VideoDenoiser) -> ModelConfig:
 
 def _ends_and_middle(low: float, high: float) -> set[float]:
     return {low} if low == high else {low, (low + high) / 2, high}
-
-
-def _uses_gpu(config: Config) -> bool:
-    return config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from stan import losses
 from stan.config import Config, to_dict
@@ -45,7 +44,6 @@ class DenoisingModule(pl.LightningModule):
         self.noise = build(config.noise.kind, **config.noise.settings)
         self.sigmas = parse_sigma(config.noise.sigma)
         self.validation_sigmas = validation_sigmas(config, self.sigmas.low, self.sigmas.high)
-        self.val_psnr, self.val_ssim, self.val_noisy = MeanMetric(), MeanMetric(), MeanMetric()
         self.shown: list[tuple[ValidationClip, float, Score]] = []
         self._micro_step = 0
         self._optimizer_state: dict[str, Any] | None = None
@@ -112,20 +110,16 @@ class DenoisingModule(pl.LightningModule):
         self.shown = []
 
     def validation_step(self, clip: ValidationClip, batch_idx: int) -> None:
-        """Score the averaged network on one clip, at every validation level."""
+        """Score the averaged network on one clip, at every level, and log the means over levels and clips."""
+        scores = []
         for sigma in self.validation_sigmas:
             result = score(self.best_network, clip, sigma, self.noise, self.config.seed, self.device)
             if batch_idx < self.SHOWN_CLIPS:
                 self.shown.append((clip, sigma, result))
-            self.val_psnr.update(result.psnr)
-            self.val_ssim.update(result.ssim)
-            self.val_noisy.update(result.psnr_noisy)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over clips and levels."""
-        self.log("val/psnr", self.val_psnr)
-        self.log("val/ssim", self.val_ssim)
-        self.log("val/psnr_noisy", self.val_noisy)
+            scores.append(result)
+        for name in ("psnr", "ssim", "psnr_noisy"):
+            value = sum(getattr(result, name) for result in scores) / len(scores)
+            self.log(f"val/{name}", value, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and schedule by the step."""

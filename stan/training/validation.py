@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from stan.config import Config
 from stan.data.clips import Clip
 from stan.data.noise import Noise, NumpyRandom
-from stan.evaluation.metrics import psnr, ssim
+from stan.metrics import psnr, ssim
 from stan.models import VideoDenoiser
 
 
@@ -78,9 +78,9 @@ def score(
     denoised = model(noisy[None].to(device), sigma=None if model.blind else sigma)[0]
     denoised = denoised.float().clamp(0, 1).cpu()
     return Score(
-        float(psnr(denoised, clean).mean()),
-        float(ssim(denoised, clean).mean()),
-        float(psnr(noisy.clamp(0, 1), clean).mean()),
+        float(psnr(clean, denoised).mean()),
+        float(ssim(clean, denoised).mean()),
+        float(psnr(clean, noisy).mean()),
         noisy,
         denoised,
     )

@@ -71,6 +71,16 @@ def test_no_sigma_is_estimated_and_said_in_one_line(
     assert all(line.startswith("stan: ") for line in lines)
 
 
+def test_strength_says_both_levels(
+    tmp_path: Path, clip: Path, checkpoints: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(checkpoints / "sigma.ckpt"), "--chunk", "6", "--sigma", "20"]
+    assert main(["denoise", str(clip), str(tmp_path / "o.mp4"), *words, "--strength", "0.7"]) == 0
+    assert "noise level 20.0, denoised as 14.0 (strength 0.7)\n" in capfd.readouterr().err
+    assert main(["denoise", str(clip), str(tmp_path / "p.mp4"), *words]) == 0
+    assert "noise level 20.0\n" in capfd.readouterr().err
+
+
 def test_blind_and_not_blind(
     tmp_path: Path, clip: Path, checkpoints: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +118,7 @@ def test_folder_of_pictures_preview_and_compare(
                 *common,
                 "--compare",
                 "--fps",
-                "12",
+                "12000/1001",
             ]
         )
         == 0
@@ -118,7 +128,7 @@ def test_folder_of_pictures_preview_and_compare(
         80,
         24,
         "10",
-        "12/1",
+        "12000/1001",
     )
     assert main(["denoise", str(clip), str(tmp_path / "x.mp4"), *common, "--preview", "2"]) == 0
     assert capfd.readouterr().out.splitlines()[-1] == str(tmp_path / "x.preview")

@@ -71,6 +71,33 @@ def damaged() -> None:
     path.write_bytes(data)
 
 
+def overwritten() -> None:
+    """60 bytes in the middle of the pictures, which the decoder conceals without a word."""
+    path = write_video(Path("hurt.mp4"), smooth_frames(60, 128, 96, "yuv420p"), options={"g": "12"})
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + 4
+    middle = start + (data.index(b"moov") - start) // 2
+    data[middle : middle + 60] = bytes(range(60, 120))
+    path.write_bytes(data)
+
+
+def cover_only() -> None:
+    good("a.mp4", audio=True)
+    cover = ["-f", "lavfi", "-i", "color=s=64x64:d=0.04", "-map", "0:a", "-map", "1", "-c:v", "mjpeg"]
+    ffmpeg("-i", "a.mp4", *cover, "-frames:v", "1", "-disposition:v:0", "attached_pic", "song.mp4")
+    Path("a.mp4").unlink()
+
+
+def huge_y4m() -> None:
+    Path("in.y4m").write_bytes(b"YUV4MPEG2 W200000 H200000 F25:1 C420\nFRAME\n" + bytes(100))
+    os.mkfifo("pipe")
+
+
+def some_y4m() -> None:
+    Path("in.y4m").write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420\nFRAME\n" + bytes(384))
+    os.mkfifo("pipe")
+
+
 def unknown_codec() -> None:
     path = good("a.mkv")
     data = path.read_bytes()
@@ -165,12 +192,14 @@ CASES: list[tuple[str, Callable[[], object], str]] = [
     ("an empty file", lambda: Path("empty.mp4").touch(), "empty.mp4 out.mp4"),
     ("a file that is not there", lambda: None, "missing.mp4 out.mp4"),
     ("sound without pictures", sound_only, "sound.mp4 out.mp4"),
+    ("a song with a cover picture", cover_only, "song.mp4 out.mp4"),
     ("a header without frames", no_frames, "none.mkv out.mp4"),
     ("a codec that FFmpeg does not know", unknown_codec, "future.mkv out.mp4"),
     ("a truncated .mp4", lambda: cut("cut.mp4"), "cut.mp4 out.mp4"),
     ("a truncated .mp4 with its index in front", cut_web, "web.mp4 out.mp4"),
     ("a truncated .mkv", lambda: cut("cut.mkv"), "cut.mkv out.mp4"),
     ("damage in the middle", damaged, "damaged.mp4 out.mp4"),
+    ("damage that the decoder conceals", overwritten, "hurt.mp4 out.mp4 --sigma 9"),
     ("a size that changes", changing_size, "both.ts out.mp4"),
     ("1x1 pixels, and no sigma given", dot, "dot.mkv out.mkv"),
     ("an empty folder", empty_folder, "frames out.mp4"),
@@ -202,14 +231,27 @@ CASES: list[tuple[str, Callable[[], object], str]] = [
     ("no such checkpoint", good, "in.mp4 out.mp4 --checkpoint missing.ckpt"),
     ("a damaged checkpoint", broken_checkpoint, "in.mp4 out.mp4 --checkpoint broken.ckpt"),
     ("no such device", good, "in.mp4 out.mp4 --device abacus"),
+    ("a device without memory", good, "in.mp4 out.mp4 --device meta"),
     ("a memory that is no size", good, "in.mp4 out.mp4 --sigma 9 --memory banana"),
     ("memory and tiles at once", good, "in.mp4 out.mp4 --memory 1GiB --tile 64"),
+    ("a tile below nothing", good, "in.mp4 out.mp4 --tile -5"),
     ("a preview of nothing", good, "in.mp4 out.mp4 --preview 0"),
     ("a frame rate for a video", good, "in.mp4 out.mp4 --fps 30"),
+    ("a frame rate that is no number", pictures, "frames out.mp4 --sigma 9 --fps nan"),
+    ("a frame rate beyond all measure", pictures, "frames out.mp4 --sigma 9 --fps 1e308"),
     ("a pipe without --stream", good, "- out.mp4"),
     ("--stream into a file", good, "in.mp4 out.y4m --stream"),
     ("a stream that is not Y4M", text_to_pipe, "text.mp4 pipe --stream"),
     ("a stream that ends inside a frame", y4m_cut, "in.y4m pipe --stream --sigma 9"),
+    ("a size that no memory holds", huge_y4m, "in.y4m pipe --stream --sigma 9"),
+    (
+        "raw frames of such a size",
+        huge_y4m,
+        "in.y4m pipe --stream --sigma 9 --raw rgb24 --size 200000x200000",
+    ),
+    ("a window beyond all measure", some_y4m, "in.y4m pipe --stream --window 12345678901234567890"),
+    ("--quality with --stream, be it 0", some_y4m, "in.y4m pipe --stream --quality 0"),
+    ("--overlap with --stream, be it 0", some_y4m, "in.y4m pipe --stream --overlap 0"),
     ("raw frames without a size", good, "in.mp4 pipe --stream --raw rgb24"),
 ]
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+if sys.version_info >= (3, 11):
+    import tomllib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stan import config
 from stan.errors import ConfigError
+from stan.training.fit import build_network
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -118,6 +124,136 @@ def test_refusals_name_key_value_and_way_out(empty: Path, word: str, parts: list
     line = refusal(empty, word)
     for part in parts:
         assert part in line, line
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "parts"),
+    [
+        ("include: 5", "seed=1", ["include=5"]),
+        (f"include: {'x' * 400}", "seed=1", ["too long"]),
+        ("data: [1]", "seed=1", ["data=[1]", "section", "root"]),
+        ("data:\n  1: 2", "seed=1", ["data.1"]),
+        ("seed: 1", "optimizer.betas=[2,2]", ["optimizer.betas=[2, 2]", "below 1"]),
+        ("seed: 1", "optimizer.clip_norm=-1", ["optimizer.clip_norm=-1", "at least 0"]),
+        ("seed: 1", "noise.sigma=abc", ["noise.sigma='abc'", "0..50"]),
+        ("seed: 1", f"{LONG}=1", ["unknown key"]),
+        ("seed: 1", f"seed={LONG}", ["seed="]),
+        ("seed: 1", LONG, ["key=value"]),
+        ("seed: 1", "seed=" + "[" * 500 + "]" * 500, ["seed="]),
+        ("seed: 1", ".".join("x" * 2000) + "=1", ["x.x"]),
+        ("seed: 1", "trainer.max_steps=1" + "0" * 400, ["trainer.max_steps="]),
+        ("seed: 1", "data.root=${oc.env:NOT_SET_ANYWHERE}", ["NOT_SET_ANYWHERE"]),
+        ("seed: 1", "model.settings.windw=3", ["'windw'", "'window'"]),
+        ("seed: 1", "model.settings.window=0", ["model.settings.window=0", "at least 1"]),
+        (
+            "seed: 1",
+            "model.settings.flow_settings.blur=-1",
+            ["model.settings.flow_settings.blur=-1", "from 0"],
+        ),
+        ("seed: 1", "model.settings.matches=9", ["matches=9", "search_matches"]),
+        ("seed: 1", "noise.settings.blur=1", ["'gaussian' has no setting 'blur'"]),
+        ("seed: 1", "imports=no_such_module", ["'no_such_module'", "neither in"]),
+        ("seed: 1", "imports=../up", ["no module name"]),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_hostile_input_is_one_short_line(tmp_path: Path, text: str, word: str, parts: list[str]) -> None:
+    line = refusal(write(tmp_path / "x.yaml", text + "\n"), word)
+    assert len(line) < 500
+    for part in parts:
+        assert part in line, line
+
+
+def test_a_name_brings_its_settings() -> None:
+    """The trap of before: stan_small was trained with stan_tiny's settings, as these stood in a file underneath."""
+    result = config.load(ROOT / "configs/train/davis_tiny.yaml", ["model.name=stan_small"])
+    parameters = build_network(result).parameters()
+    assert sum(p.numel() for p in parameters) == 3_811_611
+
+
+def test_settings_of_another_network_are_left_behind(
+    tmp_path: Path, empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A resolved configuration states all settings of its network; another name must not inherit them."""
+    old = write(tmp_path / "config.yaml", config.to_yaml(config.load(empty, ["model.settings.window=5"])))
+    result = config.load(old, ["model.name=stan_small"])
+    assert result.model == config.load(empty, ["model.name=stan_small"]).model
+    assert "leaves the settings of 'stan_tiny' behind" in capsys.readouterr().err
+    assert config.load(old, ["model.name=stan_tiny"]).model.settings["window"] == 5
+    assert config.load(old, ["model.flow=tvl1"]).model.settings["flow_settings"]["warps"] == 5
+    assert config.load(old, ["noise.kind=correlated"]).noise.settings == {"blur": 1.0}
+    words = ["noise.kind=correlated", "noise.settings.blur=2"]
+    assert config.load(
+        write(tmp_path / "c.yaml", "noise: {kind: poisson_gaussian, settings: {shot: 1}}\n"), words
+    )
+
+
+def test_configurations_of_before_load(empty: Path) -> None:
+    """Those in checkpoints state a flat list of settings, and loss.epsilon whatever the loss."""
+    before = config.to_dict(config.load(empty))
+    before["model"] = {
+        "name": "stan_tiny", "flow": "zero", "blind": True, "settings": {"channels": [8, 8], "flow_settings": {}},
+    }  # fmt: skip
+    before["loss"] = {"name": "l1", "epsilon": 0.001}
+    del before["imports"]
+    result = config.from_dict(before, "an old checkpoint")
+    assert (result.model.flow, result.model.blind, result.model.settings["channels"]) == (
+        "zero",
+        True,
+        [8, 8],
+    )
+    assert result.loss.epsilon is None
+    assert build_network(result).blind
+    before["loss"] = {"name": "rmse", "epsilon": 0.25}
+    assert config.from_dict(before, "an old checkpoint").loss.given == {"epsilon": 0.25}
+
+
+def test_references_are_resolved_from_files_and_words_but_never_from_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAN_TEST_DATA", "/somewhere")
+    path = write(tmp_path / "x.yaml", "data: {root: '${oc.env:STAN_TEST_DATA}/DAVIS'}\n")
+    result = config.load(path, ["output=${data.root}/runs", "trainer.max_steps=${oc.env:STAN_TEST_STEPS,7}"])
+    assert (result.data.root, result.output) == ("/somewhere/DAVIS", "/somewhere/DAVIS/runs")
+    assert result.trainer.max_steps == 7
+    record = config.to_dict(result) | {"output": "${oc.env:STAN_TEST_DATA}"}
+    assert config.from_dict(record, "a checkpoint").output == "${oc.env:STAN_TEST_DATA}"
+
+
+def test_one_value_stands_for_a_list_of_one(empty: Path) -> None:
+    result = config.load(
+        empty, ["evaluation.sigmas=30", "finetune.freeze=encoder*", "evaluation.sequences=2024"]
+    )
+    assert result.evaluation.sigmas == [30.0]
+    assert result.finetune.freeze == ["encoder*"]
+    assert result.evaluation.sequences == ["2024"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no tomllib")
+def test_dependencies_are_what_is_imported() -> None:
+    """Each import of the package is a dependency, and each dependency is imported, or used by one that is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    optional = {
+        re.match(r"[\w-]+", line)[0] for group in project["optional-dependencies"].values() for line in group
+    }
+    distributions = {
+        "cv2": "opencv-python", "skimage": "scikit-image", "pytorch_lightning": "pytorch-lightning", "yaml": "pyyaml",
+    }  # fmt: skip
+    modules = set()
+    for path in (ROOT / "stan").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            modules |= {name.partition(".")[0] for name in names}
+    used = {distributions.get(name, name) for name in modules - set(sys.stdlib_module_names) - {"stan"}}
+    by_others = {"torchmetrics", "jinja2"}  # being declared where they are used first
+    assert used - declared - optional - by_others == set()
+    assert declared - used - by_others == {"wandb"}  # Lightning's logger imports it
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "just text"])

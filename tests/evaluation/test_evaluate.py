@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,10 +28,15 @@ from stan.data import open_clips
 from stan.errors import CheckpointError, ConfigError, DataError, StanError
 from stan.evaluation import add_noise, evaluate, flicker, strred
 from stan.evaluation import run as running
+from stan.evaluation.devices import Ranks
+from stan.evaluation.facts import lead
 from stan.evaluation.methods import NLMeans
 from stan.evaluation.notes import notes_of
-from stan.evaluation.plan import Ranks, make_plan
+from stan.evaluation.plan import make_plan
+from stan.inference import TilePlan
+from stan.metrics import METRICS, Metric
 from stan.models import load
+from stan.models.stan import Stan
 from stan.ops import backend
 from tests.conftest import ROOT, stan_command
 from tests.evaluation.conftest import Make
@@ -232,8 +238,6 @@ def test_a_changed_checkpoint_or_frame_is_evaluated_afresh(
     make_config: Make, checkpoints: dict[str, Path], davis_root: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(davis_root, data)
     model = tmp_path / "model.ckpt"
@@ -249,19 +253,227 @@ def test_a_changed_checkpoint_or_frame_is_evaluated_afresh(
     assert computed[3:] == [("noisy", "a", 30), ("model", "a", 30)]
 
 
+def test_a_changed_frame_in_the_middle_is_evaluated_afresh_a_copied_or_unused_one_is_not(
+    make_config: Make, davis_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    shutil.copytree(davis_root, data)
+    frames = data / "JPEGImages/480p/a"
+    computed = count_computed(monkeypatch)
+    words = ["checkpoint=noisy", "evaluation.sequences=[a]", "evaluation.max_frames=4"]
+    (before,) = evaluate(make_config(*words, f"data.root={data}"), console=quiet()).sequences
+    shutil.copy(frames / "00000.jpg", frames / "00005.jpg")  # beyond the cap
+    shutil.copytree(data, copy)  # other times, and another place
+    evaluate(make_config(*words, f"data.root={copy}"), console=quiet())
+    assert len(computed) == 1
+    picture = cv2.imread(str(frames / "00001.jpg"))
+    status = (frames / "00001.jpg").stat()
+    cv2.imwrite(str(frames / "00001.jpg"), picture[:, ::-1])
+    os.utime(frames / "00001.jpg", ns=(status.st_atime_ns, status.st_mtime_ns))
+    (after,) = evaluate(make_config(*words, f"data.root={data}"), console=quiet()).sequences
+    assert len(computed) == 2
+    assert after["clean_sha256"] != before["clean_sha256"]
+
+
 def test_damaged_pieces_are_made_again(
     make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make_config("checkpoint=noisy")
+    config = make_config("checkpoint=noisy", MANY)
     evaluate(config, console=quiet())
     before = rows(tmp_path / "out")
     pieces = sorted((tmp_path / "out/parts").rglob("*.json"))
     pieces[0].write_text(pieces[0].read_text()[:100])
     pieces[1].with_suffix(".npz").unlink()
+    pieces[2].write_text("{}")
+    pieces[3].write_text(pieces[3].read_text().replace('"psnr": ', '"psnr": 1'))
+    pieces[4].with_suffix(".npz").write_bytes(b"no pictures")
+    pieces[5].write_bytes(b"\xff\x00")
     computed = count_computed(monkeypatch)
     evaluate(config, console=quiet())
-    assert len(computed) == 2
+    assert len(computed) == 6
     assert rows(tmp_path / "out") == before
+
+
+def test_damaged_tiles_are_decided_again(
+    make_config: Make, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    config = make_config(f"checkpoint={checkpoints['known']}", "evaluation.sequences=[a]")
+    evaluate(config, console=quiet())
+    (decision,) = (tmp_path / "out/parts").glob("tiles-*.json")
+    whole = decision.read_text()
+    decision.write_text("{}")
+    evaluate(config, console=quiet())
+    assert decision.read_text() == whole
+
+
+@pytest.mark.parametrize("ending", [".json", ".npz", ".lock"])
+def test_a_folder_in_place_of_a_piece_is_named(make_config: Make, tmp_path: Path, ending: str) -> None:
+    config = make_config("checkpoint=noisy", "evaluation.sequences=[a]")
+    evaluate(config, console=quiet())
+    (piece,) = (tmp_path / "out/parts").rglob("*.json")
+    for path in (piece, piece.with_suffix(".npz")):
+        path.unlink()
+    piece.with_suffix(ending).mkdir()
+    with pytest.raises(DataError, match=rf"{piece.stem}\{ending} is a folder"):
+        evaluate(config, console=quiet())
+    piece.with_suffix(ending).rmdir()
+    evaluate(config, console=quiet())
+
+
+def test_a_folder_in_place_of_a_result_or_of_decoded_frames_is_named(
+    make_config: Make, tmp_path: Path
+) -> None:
+    words = [
+        "checkpoint=noisy",
+        "evaluation.sequences=[a]",
+        "data.downscale=2",
+        f"data.cache={tmp_path}/cache",
+    ]
+    evaluate(make_config(*words), console=quiet())
+    (frames,) = (tmp_path / "cache").glob("*.npy")
+    frames.unlink()
+    frames.mkdir()
+    with pytest.raises(DataError, match=r"\.npy is a folder"):
+        evaluate(make_config(*words), console=quiet())
+    frames.rmdir()
+    report = tmp_path / "out/report.md"
+    report.unlink()
+    report.mkdir()
+    with pytest.raises(DataError, match=r"report\.md is a folder"):
+        evaluate(make_config(*words), console=quiet())
+
+
+def test_temporal_gain_is_that_of_the_network_over_itself_on_single_frames(
+    make_config: Make, checkpoints: dict[str, Path], davis_root: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By hand: the network called with (1, T, 3, H, W) and with (1, 1, 3, H, W), scikit-image's PSNR."""
+    shapes = record_shapes(monkeypatch)
+    words = [f"checkpoint=[{checkpoints['known']},nlmeans,noisy]", "evaluation.sequences=[a,b]"]
+    computed = count_computed(monkeypatch)
+    without = evaluate(make_config(*words), console=quiet())
+    assert "temporal_gain" not in (tmp_path / "out/results.csv").read_text()
+    first = len(computed)
+    results = evaluate(make_config(*words, "evaluation.temporal_gain=true"), console=quiet())
+    assert {name for name, _, _ in computed[first:]} == {"known, frames alone", "nlmeans, frames alone"}
+    lengths = [len(clip) for clip in open_clips("davis", davis_root, "trainval")[:2]]
+    assert shapes == [*lengths, *[1] * sum(lengths)]
+
+    model = load(checkpoints["known"])
+    table = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    gains = []
+    for clip in open_clips("davis", davis_root, "trainval")[:2]:
+        frames = clip.read()
+        noisy = add_noise(frames, noises.build("gaussian"), 30, sequence=clip.name)
+        with torch.no_grad():
+            together = model(noisy[None], 30)[0]
+            alone = torch.cat([model(frame[None, None], 30)[0] for frame in noisy])
+        outputs = [together, alone]
+        outputs += [
+            torch.cat([NLMeans()(part, 30, {}, lambda done: None) for part in noisy.split(count)])
+            for count in (len(noisy), 1)
+        ]
+        psnrs = [
+            np.mean(
+                [
+                    peak_signal_noise_ratio(x.numpy(), y.double().clamp(0, 1).numpy(), data_range=1)
+                    for x, y in zip((frames / 255).double(), output)
+                ]
+            )
+            for output in outputs
+        ]
+        gains.append(psnrs[0] - psnrs[1])
+        rows_of = {row["method"]: row for row in table if row["sequence"] == clip.name}
+        assert float(rows_of["known"]["temporal_gain"]) == pytest.approx(gains[-1], rel=1e-3)
+        assert float(rows_of["nlmeans"]["temporal_gain"]) == pytest.approx(psnrs[2] - psnrs[3], rel=1e-3)
+        assert rows_of["noisy"]["temporal_gain"] == ""
+    assert all(gains)
+    assert results.mean("known", 30)["temporal_gain"] == pytest.approx(np.mean(gains), rel=1e-3)
+    assert "temporal_gain" not in results.mean("noisy", 30)
+    shown = METRICS["temporal_gain"].show(results.mean("nlmeans", 30)["temporal_gain"])
+    for name in ("report.md", "report.html"):
+        assert "temporal gain" in (tmp_path / "out" / name).read_text()
+        assert shown in (tmp_path / "out" / name).read_text()
+    assert [row["psnr"] for row in results.means] == [row["psnr"] for row in without.means]
+
+
+def record_shapes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the number of frames of every clip that a network is called with."""
+    lengths: list[int] = []
+    forward = Stan.forward
+
+    def recording(self: Any, noisy: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        lengths.append(noisy.shape[1])
+        return forward(self, noisy, *others, **named)
+
+    monkeypatch.setattr(Stan, "forward", recording)
+    return lengths
+
+
+def test_tiles_that_memory_decided_are_pointed_out(
+    make_config: Make, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlimited memory allows one tile; the machine's offers less, and the figure follows from it."""
+    whole, less = TilePlan(frames=4, frame_overlap=1), TilePlan(4, 1, None, 40, 8)
+    said = []
+    for offered in (whole, less):
+        monkeypatch.setattr(
+            "stan.inference.plan_tiles",
+            lambda *_, memory=None, offered=offered, **others: whole if memory == 1 << 60 else offered,
+        )
+        words = [f"checkpoint={checkpoints['known']}", "evaluation.sequences=[b]"]
+        results = evaluate(make_config(*words, f"output={tmp_path / str(offered.width)}"), console=quiet())
+        said.append(" ".join(results.notes))
+    assert "memory" not in said[0]
+    assert "known: its tiles follow from the memory that was free" in said[1]
+    fixed = make_config(
+        f"checkpoint={checkpoints['known']}",
+        "evaluation.sequences=[b]",
+        "evaluation.tiles={width: 40, overlap: 8}",
+    )
+    assert "memory" not in " ".join(evaluate(fixed, console=quiet()).notes)
+
+
+def test_one_level_need_not_be_a_list(make_config: Make) -> None:
+    assert make_config("evaluation.sigmas=30").evaluation.sigmas == [30]
+    assert make_config("evaluation.sequences=a").evaluation.sequences == ["a"]
+    with pytest.raises(ConfigError, match=r"evaluation\.sigmas='abc' should be a list of numbers"):
+        make_config("evaluation.sigmas=abc")
+
+
+def test_heading_counts_the_frames_that_are_used(make_config: Make) -> None:
+    results = evaluate(make_config("checkpoint=noisy", "evaluation.max_frames=5"), console=quiet())
+    assert lead(results).startswith("4 sequences of davis trainval, up to 5 frames of each (20 in all)")
+
+
+def test_a_metric_from_outside_is_measured_and_reported(
+    make_config: Make, davis_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One record, nothing else: files, tables and reports have it, and pieces made without it are not used."""
+    config = make_config("checkpoint=nlmeans", "evaluation.sequences=[a]")
+    computed = count_computed(monkeypatch)
+    evaluate(config, console=quiet())
+    worst = Metric(
+        "worst", "largest error", "the largest error", ".3f", better="lower", function=worst_error, per="clip",
+        reduce=lambda values: float(values.max()), shown="always",
+    )  # fmt: skip
+    monkeypatch.setitem(METRICS, "worst", worst)
+    evaluate(config, console=quiet())
+    assert len(computed) == 4
+
+    frames = open_clips("davis", davis_root, "train")[0].read()
+    noisy = add_noise(frames, noises.build("gaussian"), 30, sequence="a")
+    truth = float((NLMeans()(noisy, 30, {}, lambda part: None) - frames / 255).abs().max())
+    (line,) = csv.DictReader((tmp_path / "out/results.csv").open())
+    assert float(line["worst"]) == pytest.approx(truth, rel=1e-4)
+    for name in ("report.md", "report.html"):
+        assert "largest error" in (tmp_path / "out" / name).read_text()
+        assert f"{truth:.3f}" in (tmp_path / "out" / name).read_text()
+
+
+def worst_error(clean: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    assert len(clean) == 6  # the whole clip at once
+    return (output - clean).abs().amax((1, 2, 3))
 
 
 def count_computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, float]]:
@@ -427,8 +639,6 @@ def test_bad_input_gets_one_line(
 def test_damaged_checkpoint_and_frame_are_named(
     make_config: Make, davis_root: Path, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    import shutil
-
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(checkpoints["known"].read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"broken\.ckpt"):

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,11 +26,11 @@ from stan import config as configs
 from stan.evaluation import evaluate, psnr
 from stan.evaluation.charts import HEIGHT, WIDTH, Series, line_chart, ticks
 from stan.evaluation.gallery import Gallery
-from stan.evaluation.markdown import markdown
 from stan.evaluation.published import comparable, value_at
-from stan.evaluation.report import html
-from stan.evaluation.results import Results, means, show
+from stan.evaluation.report import html, markdown
+from stan.evaluation.results import Results, means
 from stan.evaluation.sheet import SheetRow, error_picture, picture_sheet, write_sheet
+from stan.metrics import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_page_shows_every_figure(results: Results) -> None:
     cells = " ".join(Page(html(results)).cells)
     for row in [*results.means, *results.sequences]:
         for name in ("psnr", "ssim", "strred", "flicker", "psnr_noisy"):
-            assert show(name, row[name]) in cells
+            assert METRICS[name].show(row[name]) in cells
     text = html(results)
     for method in results.methods:
         if "sha256" in method:
@@ -191,9 +192,9 @@ def test_chart_draws_points_where_they_belong() -> None:
     assert (x0, x1) == (ticks_x[10], ticks_x[30])
     assert 0 <= y1 < y0 <= HEIGHT
     assert 0 <= x0 < x1 <= WIDTH
-    readings = json.loads(
-        re.search(r'data-chart="([^"]+)"', chart)[1].replace("&quot;", '"').replace("&amp;", "&")
-    )  # type: ignore[index]
+    attribute = re.search(r'data-chart="([^"]+)"', chart)
+    assert attribute is not None
+    readings = json.loads(unescape(attribute[1]))
     assert readings["lines"] == [{"name": "x & y", "style": "s0", "y": ["30.00", "40.00"]}]
     assert (
         line_chart([Series("x", "s0", [(1, math.nan)])], x_label="", y_label="", marks=True, title="") == ""

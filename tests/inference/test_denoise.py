@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 import stan
 from stan.errors import ConfigError, StanError
 from stan.flow import FlowPair, OffsetSource
-from stan.inference import SigmaRangeWarning, TilePlan, denoise, denoise_chunks
+from stan.inference import Options, SigmaRangeWarning, TilePlan, denoise, denoise_chunks
 from stan.models import Trained
 from tests.inference.networks import Convolutions, StandIn, identity
 
@@ -267,6 +268,32 @@ def test_wrong_videos_get_one_clear_line(wrong: Tensor, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_pixels_that_are_no_numbers_are_refused(value: float, dtype: torch.dtype) -> None:
+    noisy = torch.full((4, 3, 8, 8), 0.5, dtype=dtype)
+    noisy[2, 1, 3, 3:5] = value
+    with pytest.raises(StanError, match="frame 2 has 2 pixels that are NaN or infinite"):
+        denoise(identity(), noisy)
+
+
+def test_a_device_that_cannot_compute_gets_one_line() -> None:
+    for name, words in (("meta", "computes shapes only"), ("abacus", "no such device"), ("cpu:x", "no such")):
+        with pytest.raises(ConfigError, match=words):
+            denoise(identity(), video(2, 8, 8), device=name)
+
+
+def test_options_are_one_record_or_its_fields() -> None:
+    noisy = video(4, 8, 8)
+    options = Options(sigma=51, strength=2.0, clamp=True)
+    once = denoise(Noted(), noisy, options=options)
+    assert torch.allclose(once, torch.tensor(0.4))
+    assert torch.equal(once, denoise(Noted(), noisy, 51, strength=2.0, clamp=True))
+    assert torch.allclose(denoise(Noted(), noisy, 25.5, options), torch.tensor(0.2))
+    with pytest.raises(TypeError, match="tile"):
+        denoise(Noted(), noisy, 51, tile=SMALL)
+
+
 def test_frames_of_different_sizes_are_named() -> None:
     frames = [torch.zeros(3, 8, 8), torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)]
     with pytest.raises(StanError, match="frame 2"):
@@ -319,6 +346,57 @@ def test_progress_rises_to_the_number_of_frames() -> None:
     assert len(done) > 10
     assert done[-1] == pytest.approx(15)
     assert {total for _, total in told} == {15}
+
+
+class Slow(torch.nn.Module):
+    """Changes nothing, and takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return x
+
+
+class SlowSource(OffsetSource):
+    name = "slow"
+
+    def estimate(self, video: Tensor) -> FlowPair:
+        time.sleep(0.3)
+        zeros = video.new_zeros(*video.shape[:2], 2, *video.shape[-2:])
+        return FlowPair(zeros, zeros)
+
+
+@pytest.mark.parametrize("tiles", [TilePlan(8, 0), TilePlan(8, 0, 256, 150, 32)])
+def test_progress_moves_with_the_time_from_the_first_chunk_on(tiles: TilePlan) -> None:
+    """Of one chunk with flow and, in each tile, modules of different length: at each call the part that is said
+    to be done is the part of the time that has passed."""
+
+    def core(noisy: Tensor, _: Tensor | None, __: FlowPair) -> Tensor:
+        for module in model.parts:
+            noisy = module(noisy)
+        return noisy
+
+    model = StandIn(core, source=SlowSource())
+    model.parts = torch.nn.ModuleList(Slow(s) for s in (0.1, 0.05, 0.2, 0.05, 0.1))
+    told: list[tuple[float, float]] = []
+    denoise(
+        model,
+        video(8, 256, 260),
+        tiles=tiles,
+        scenes=False,
+        progress=lambda done, total: told.append((time.perf_counter(), done / 8)),
+    )
+    assert told[0][1] == 0
+    assert told[-1][1] == pytest.approx(1)
+    assert len(told) >= 6
+    (began, _), (ended, _) = told[0], told[-1]
+    shares = 0.3 / (ended - began)  # of the flow; the rehearsal had one tile, the chunk may have several
+    allowed = 0.1 if tiles.width is None else 0.1 + abs(0.3 / 0.8 - shares)
+    for when, done in told:
+        assert done == pytest.approx((when - began) / (ended - began), abs=allowed)
 
 
 class Shown(OffsetSource):

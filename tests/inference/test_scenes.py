@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stan.data.frame import Frame
 from stan.errors import StanError
 from stan.inference.scenes import find_scenes, mark_scenes, residual, thumbnail
 
@@ -79,20 +80,21 @@ def test_any_size(size: tuple[int, int]) -> None:
 def test_one_frame_of_look_ahead() -> None:
     taken = []
 
-    def frames() -> Iterator[Tensor]:
-        for t, frame in enumerate(pan(1, 10, 1)):
+    def frames() -> Iterator[Frame]:
+        for t, rgb in enumerate(pan(1, 10, 1)):
             taken.append(t)
-            yield frame
+            yield Frame(rgb)
 
-    for t, (_, begins) in enumerate(mark_scenes(frames())):
-        assert begins == (t == 0)
+    for t, frame in enumerate(mark_scenes(frames())):
+        assert frame.begins_scene == (t == 0)
         assert len(taken) <= t + 2
 
 
 def test_known_scenes() -> None:
-    video = pan(1, 6, 1)
-    assert [begins for _, begins in mark_scenes(video, [2, 4, 99])] == [True, False, True, False, True, False]
-    assert [begins for _, begins in mark_scenes(video, False)] == [True] + [False] * 5
+    video = [Frame(rgb) for rgb in pan(1, 6, 1)]
+    marked = mark_scenes(video, [2, 4, 99])
+    assert [frame.begins_scene for frame in marked] == [True, False, True, False, True, False]
+    assert [frame.begins_scene for frame in mark_scenes(video, False)] == [True] + [False] * 5
     with pytest.raises(StanError, match="-3"):
         mark_scenes(video, [-3])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from stan.data.frame import Frame
 from stan.data.video.raw import RawFormat
 from stan.errors import StanError, VideoError
 from stan.flow import FlowPair, OffsetSource
-from stan.inference.denoise import SigmaRangeWarning
+from stan.inference import Options, SigmaRangeWarning, mark_scenes
 from stan.inference.stream import StreamDenoiser, denoise_stream
 from stan.models import Trained
 
@@ -47,6 +49,10 @@ def reading(data: bytes) -> list[Tensor]:
     return [torch.from_numpy(v.copy()).permute(2, 0, 1) / 255 for v in values]
 
 
+def streamed(stream: StreamDenoiser, video: list[Tensor]) -> list[Tensor]:
+    return [frame.rgb for frame in stream(mark_scenes(map(Frame, video), look_ahead=False))]
+
+
 class CountingSource(OffsetSource):
     """Flow that tells the frames it was asked for: the value is the mean of the frame it starts from."""
 
@@ -73,11 +79,18 @@ def test_delay_is_at_most_the_reach(reach: int, looks_ahead: bool) -> None:
     delay = reach if looks_ahead else 0
     assert stream.delay == delay
     video = frames(8)
+    taken = 0
+
+    def incoming() -> Iterator[Frame]:
+        nonlocal taken
+        for frame in video:
+            taken += 1
+            yield Frame(frame)
+
     given: list[Tensor] = []
-    for t, frame in enumerate(video):
-        given += stream.push(frame)
-        assert len(given) == max(0, t + 1 - delay)
-    given += stream.finish()
+    for frame in stream(mark_scenes(incoming(), look_ahead=False)):
+        given.append(frame.rgb)
+        assert taken == min(len(given) + delay, 8)
     assert len(given) == 8
     for a, b in zip(given, video):
         assert torch.equal(a, b)
@@ -89,8 +102,7 @@ def test_each_frame_is_denoised_from_its_window(looks_ahead: bool) -> None:
     model = StandIn(lambda noisy, _, __: noisy.mean(1, keepdim=True).expand_as(noisy), temporal_reach=1)
     model.causal = not looks_ahead
     video = frames(6)
-    stream = StreamDenoiser(model, window=3)
-    given = [out for f in video for out in stream.push(f)] + list(stream.finish())
+    given = streamed(StreamDenoiser(model, Options(window=3)), video)
     for t, out in enumerate(given):
         last = min(t + 1, 5) if looks_ahead else t
         first = max(0, last - 2)
@@ -100,8 +112,7 @@ def test_each_frame_is_denoised_from_its_window(looks_ahead: bool) -> None:
 def test_windows_end_at_cuts() -> None:
     model = StandIn(lambda noisy, _, __: noisy.mean(1, keepdim=True).expand_as(noisy), temporal_reach=2)
     dark, bright = [f * 0.2 for f in frames(6)], [f * 0.2 + 0.7 for f in frames(6, seed=1)]
-    stream = StreamDenoiser(model)
-    given = [out for f in dark + bright for out in stream.push(f)] + list(stream.finish())
+    given = streamed(StreamDenoiser(model), dark + bright)
     assert len(given) == 12
     assert all(out.mean() < 0.2 for out in given[:6])
     assert all(out.mean() > 0.7 for out in given[6:])
@@ -117,10 +128,7 @@ def test_flow_is_estimated_once_per_pair_and_lies_where_it_belongs() -> None:
     source = CountingSource()
     model = StandIn(core, temporal_reach=1, source=source)
     video = [torch.full((3, *SIZE), 0.05 * (t + 1)) for t in range(6)]
-    stream = StreamDenoiser(model)
-    for frame in video:
-        stream.push(frame)
-    list(stream.finish())
+    streamed(StreamDenoiser(model), video)
     assert source.calls == 5
     flow = seen[3]  # frames 2, 3, 4
     assert flow.forward.shape == (1, 3, 2, *SIZE)
@@ -130,13 +138,15 @@ def test_flow_is_estimated_once_per_pair_and_lies_where_it_belongs() -> None:
 
 def test_a_window_that_is_too_short() -> None:
     with pytest.raises(StanError, match="window=2 frames must be at least 3"):
-        StreamDenoiser(StandIn(lambda noisy, _, __: noisy, temporal_reach=2), window=2)
+        StreamDenoiser(StandIn(lambda noisy, _, __: noisy, temporal_reach=2), Options(window=2))
+    with pytest.raises(StanError, match="at most 1000"):
+        StreamDenoiser(identity(), Options(window=10**20))
 
 
 def test_raw_bytes_pass_an_identity_unchanged() -> None:
     data = raw(frames(7))
     output = io.BytesIO()
-    assert denoise_stream(identity(), io.BytesIO(data), output, raw=RawFormat(*SIZE, "rgb24")) == 7
+    assert denoise_stream(identity(), io.BytesIO(data), output, raw=RawFormat(*SIZE, "rgb24")).frames == 7
     assert output.getvalue() == data
 
 
@@ -153,7 +163,11 @@ def test_given_and_estimated_sigma_reach_the_network() -> None:
     data = raw(frames(5))
     with pytest.warns(SigmaRangeWarning, match=r"sigma 30 is outside .* \(5 to 10\)"):
         denoise_stream(
-            model, io.BytesIO(data), io.BytesIO(), 20.0, strength=1.5, raw=RawFormat(*SIZE, "rgb24")
+            model,
+            io.BytesIO(data),
+            io.BytesIO(),
+            Options(sigma=20.0, strength=1.5),
+            RawFormat(*SIZE, "rgb24"),
         )
     np.testing.assert_allclose(seen, 30.0, rtol=1e-5)
     seen.clear()
@@ -164,12 +178,35 @@ def test_given_and_estimated_sigma_reach_the_network() -> None:
             model,
             io.BytesIO(raw(list(noise))),
             io.BytesIO(),
-            raw=RawFormat(64, 64, "rgb24"),
-            tell=lines.append,
+            Options(tell=lines.append),
+            RawFormat(64, 64, "rgb24"),
         )
     np.testing.assert_allclose(seen, 20.0, rtol=0.1)
     assert any("estimated" in line for line in lines)
     assert any("delay of 0 frames" in line for line in lines)
+
+
+def test_a_cut_forgets_the_noise_before_it() -> None:
+    seen: list[float] = []
+
+    def core(noisy: Tensor, noise_map: Tensor | None, _: object) -> Tensor:
+        assert noise_map is not None
+        seen.append(float(noise_map[0, -1].mean()) * 255)
+        return noisy
+
+    generator = torch.Generator().manual_seed(0)
+    noise = (
+        torch.randn(10, 3, 64, 64, generator=generator)
+        * torch.tensor([40.0] * 5 + [5.0] * 5)[:, None, None, None]
+    )
+    video = (torch.tensor([0.3] * 5 + [0.7] * 5)[:, None, None, None] + noise / 255).clamp(0, 1)
+    model = causal(StandIn(core, blind=False))
+    for scenes in (True, False):
+        seen.clear()
+        options = Options(sigma="auto", scenes=scenes)
+        denoise_stream(model, io.BytesIO(raw(list(video))), io.BytesIO(), options, RawFormat(64, 64, "rgb24"))
+        assert seen[4] == pytest.approx(40, rel=0.15)
+        assert seen[5] == pytest.approx(5 if scenes else 40, rel=0.15)
 
 
 @pytest.mark.parametrize("delay", [0, 1])

@@ -53,6 +53,21 @@ def test_every_network_is_found_from_the_file_alone(tmp_path: Path, name: str, e
         assert torch.equal(value, loaded.state_dict()[key])
 
 
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(
+    tmp_path: Path, model: VideoDenoiser, ending: str, value: float
+) -> None:
+    key, weight = next(reversed([*model.named_parameters()]))
+    with torch.no_grad():
+        weight.view(-1)[-1] = value
+    path = stan.models.save(model, tmp_path / f"model{ending}")
+    with pytest.raises(CheckpointError, match=f"{key} holds values that are not finite") as caught:
+        stan.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_record_is_plain_data(model: VideoDenoiser) -> None:
     record = stan.models.describe(model)
     assert json.loads(json.dumps(record)) == record

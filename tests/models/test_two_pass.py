@@ -44,6 +44,11 @@ def level_of(video: Tensor, sigma: float = SIGMA) -> Tensor:
     return torch.full((*video.shape[:2], 1, video.shape[3] // 2, video.shape[4] // 2), sigma)
 
 
+def nothing(video: Tensor) -> Tensor:
+    """No features."""
+    return video.new_zeros(*video.shape[:2], 0, video.shape[3] // 2, video.shape[4] // 2)
+
+
 def merge_of(**changes: object) -> Merge:
     settings = {"temporal_window": 2, "window": 3, "patch": 5, **changes}
     return Merge(**settings).eval()  # type: ignore[arg-type]
@@ -55,7 +60,7 @@ def test_the_remaining_noise_is_what_it_says(shift: tuple[float, float]) -> None
     clean = waves(7, 64, 96, shift)
     noisy = clean + noise_like(clean)
     with torch.no_grad():
-        merged = merge_of()(noisy, clean, level_of(clean), flow_of(shift, 7, 64, 96))
+        merged = merge_of()(noisy, clean, nothing(clean), level_of(clean), flow_of(shift, 7, 64, 96))
     inside = (slice(None), slice(2, 5), slice(None), slice(12, -12), slice(16, -16))  # no border in any frame
     blurred = clean_mean(merged.weights, merged.offsets, merged.frames, clean)
     left = (merged.noisy - blurred)[inside].square().mean().sqrt()
@@ -87,7 +92,9 @@ def clean_mean(weights: Tensor, offsets: Tensor, frames: Tensor, clean: Tensor) 
 def test_still_frames_are_averaged_evenly() -> None:
     clean = waves(5, 48, 48, (0, 0))
     with torch.no_grad():
-        merged = merge_of()(clean + noise_like(clean), clean, level_of(clean), flow_of((0, 0), 5, 48, 48))
+        merged = merge_of()(
+            clean + noise_like(clean), clean, nothing(clean), level_of(clean), flow_of((0, 0), 5, 48, 48)
+        )
     assert torch.allclose(merged.weights, torch.full_like(merged.weights, 0.2), atol=1e-5)
     assert torch.allclose(
         merged.remaining, torch.full_like(merged.remaining, SIGMA / math.sqrt(5)), rtol=1e-4
@@ -99,7 +106,9 @@ def test_frames_of_something_else_are_left_out() -> None:
     clean = waves(5, 48, 48, (0, 0))
     clean[:, 2] = 1 - clean[:, 2] * 0.7
     with torch.no_grad():  # at a low level: a difference of a tenth of grey is far beyond the noise
-        merged = merge_of()(clean, clean, level_of(clean, SIGMA / 10), flow_of((0, 0), 5, 48, 48))
+        merged = merge_of()(
+            clean, clean, nothing(clean), level_of(clean, SIGMA / 10), flow_of((0, 0), 5, 48, 48)
+        )
     own = merged.weights[0, 2, 0]
     assert float(own.mean()) > 0.9
     strange = (merged.frames[0, 0] == 2).permute(2, 0, 1)  # (K, h, w)
@@ -112,7 +121,7 @@ def test_a_short_clip_is_merged_with_its_own_frames_only(frames: int) -> None:
     clean = waves(frames, 48, 48, (0, 0))
     noisy = clean + noise_like(clean)
     with torch.no_grad():
-        merged = merge_of()(noisy, clean, level_of(clean), flow_of((0, 0), frames, 48, 48))
+        merged = merge_of()(noisy, clean, nothing(clean), level_of(clean), flow_of((0, 0), frames, 48, 48))
     assert int(merged.frames.max()) == frames - 1
     used = torch.where(merged.frames.permute(0, 1, 4, 2, 3) >= 0, merged.weights, torch.zeros(()))
     assert torch.allclose(used.sum(2), torch.ones_like(used.sum(2)), atol=1e-5)
@@ -122,23 +131,26 @@ def test_a_short_clip_is_merged_with_its_own_frames_only(frames: int) -> None:
     )
 
 
-def test_frames_kept_apart_are_frames_alone() -> None:
-    clean = waves(5, 48, 48, (0.5, 0))
-    noisy, level = clean + noise_like(clean), level_of(clean)
+def test_features_are_merged_like_frames() -> None:
+    """Frames at half size as features, shifted by whole blocks: their merged mean is that of the frames."""
+    clean = waves(5, 48, 64, (2.0, -4.0))
+    small = torch.nn.functional.avg_pool2d(clean[0], 2)[None]
     with torch.no_grad():
-        merged = merge_of()(noisy, clean, level, flow_of((0.5, 0), 5, 48, 48), torch.tensor([True]))
-        single = [
-            merge_of()(noisy[:, [t]], clean[:, [t]], level[:, [t]], flow_of((0, 0), 1, 48, 48))
-            for t in range(5)
-        ]
-    for name in ("noisy", "cleaned", "remaining", "evidence"):
-        apart = torch.cat([getattr(one, name) for one in single], 1)
-        assert torch.allclose(getattr(merged, name), apart, atol=1e-6), name
+        merged = merge_of()(clean, clean, small, level_of(clean), flow_of((2.0, -4.0), 5, 48, 64))
+    mean = torch.nn.functional.avg_pool2d(merged.noisy[0], 2)[None]
+    inside = (
+        0,
+        2,
+        slice(None),
+        slice(8, -8),
+        slice(10, -10),
+    )  # no match of the middle frame leaves the picture
+    assert float((merged.features - mean)[inside].abs().max()) < 1e-5
 
 
 def tiny(**changes: object) -> TwoPass:
     torch.manual_seed(0)
-    settings = {"first_channels": [8, 8], "first_depths": [1, 1], "channels": [8, 8], "depths": [1, 1]}
+    settings = {"channels": [8, 8], "depths": [1, 1]}
     network = build("stan_tiny", **{**settings, **changes}).eval()
     assert isinstance(network, TwoPass)
     with torch.no_grad():
@@ -167,13 +179,18 @@ def test_a_causal_network_does_not_look_ahead() -> None:
 
 
 def test_the_last_estimate_is_the_output_and_both_passes_learn() -> None:
-    network = tiny(apart=0.0).train()
+    network = tiny()
     noisy = waves(5, 24, 32, (0.5, 0.5)) + noise_like(torch.zeros(1, 5, 3, 24, 32))
     first, last = network.estimates(noisy, 30.0)
     assert torch.allclose(last, network(noisy, 30.0), atol=1e-6)
     (first.square().mean() + last.square().mean()).backward()
     silent = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+    network.zero_grad()
+    network.estimates(noisy, 30.0)[1].square().mean().backward()
+    leave = network.clean.leave.weight.grad
+    assert leave is not None
+    assert bool(leave[12:].flatten(1).any(1).all())  # the second pass teaches the first what to hand on
 
 
 @pytest.mark.parametrize(("height", "width", "frames"), [(1, 1, 1), (7, 13, 2), (33, 18, 6)])
@@ -201,7 +218,7 @@ def test_extreme_levels_stay_finite(sigma: float) -> None:
         ("channels", []),
         ("depths", [1]),
         ("key_stride", 0.0),
-        ("first_depths", [1, -1]),
+        ("passes", 0),
     ],
 )
 def test_settings_are_checked(setting: str, value: object) -> None:

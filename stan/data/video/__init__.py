@@ -11,11 +11,13 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
+from stan.data.frame import Frame
 from stan.data.frames import is_image
-from stan.data.video.output import OutputSettings, open_output
+from stan.data.video.codecs import OutputSettings
+from stan.data.video.output import open_output
 from stan.data.video.picture_writer import PictureWriter
 from stan.data.video.pictures import PicturesClip, find_pictures
-from stan.data.video.properties import CopiedPacket, Frame, Properties
+from stan.data.video.properties import CopiedPacket, Properties, beside
 from stan.data.video.reader import VideoClip
 from stan.data.video.writer import VideoWriter
 from stan.errors import VideoError
@@ -29,6 +31,7 @@ __all__ = [
     "Properties",
     "VideoClip",
     "VideoWriter",
+    "beside",
     "find_pictures",
     "open_output",
     "open_source",
@@ -36,7 +39,7 @@ __all__ = [
 
 
 def open_source(
-    place: str | os.PathLike[str], *, fps: Fraction | float = 25, salvage: bool = False
+    place: str | os.PathLike[str], *, fps: Fraction | float | str = 25, salvage: bool = False
 ) -> VideoClip | PicturesClip:
     """Open a video file, a folder of pictures, a single picture, or a glob pattern of pictures.
 

@@ -69,7 +69,28 @@ CODECS = {
     ),
     "prores": Codec("prores_ks", (".mov", ".mkv"), None, options={"vendor": "apl0"}, delivery=False),
 }
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+_LEAST_SLICED, _NO_SLICES = 4, {"level": "1", "g": "1"}  # narrower frames FFV1 cannot cut into slices
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Endings of the videos that can be written, and FFmpeg's names of their formats."""
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """How a result is stored; what is None or empty is chosen to be most like the source.
+
+    ``codec``: of a video ``h264 h265 vp9 av1 ffv1 prores``, of pictures ``png jpeg tiff``. ``quality``: on
+    the codec's own scale. ``pixel_format`` and ``options``: FFmpeg's names, for the encoder. ``compare``:
+    noisy and denoised side by side. ``overwrite``: what is there may be replaced: a file, or a folder that
+    holds nothing but pictures.
+    """
+
+    codec: str | None = None
+    quality: int | None = None
+    lossless: bool = False
+    pixel_format: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    compare: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,40 +105,28 @@ class Encoding:
     losses: tuple[str, ...] = ()
 
 
-def choose_encoding(
-    output: Path,
-    source: Properties,
-    *,
-    codec: str | None = None,
-    quality: int | None = None,
-    lossless: bool = False,
-    pixel_format: str | None = None,
-    options: Mapping[str, str] | None = None,
-) -> Encoding:
+def choose_encoding(output: Path, source: Properties, settings: OutputSettings) -> Encoding:
     """Decide how to write ``output`` so that it is most like ``source``.
 
     Args:
         output: its ending decides the container.
         source: what to be like; its size is that of the pictures to be written.
-        codec: a key of `CODECS`; None is H.264, or H.265 for more than 8 bits, VP9 in WebM, FFV1 if
-            lossless in Matroska.
-        quality: on the codec's own scale, lower is better.
-        lossless: code values survive exactly.
-        pixel_format: FFmpeg's name, to overrule the choice.
-        options: further options for the encoder, laid over ours.
+        settings: without a codec it is H.264, or H.265 for more than 8 bits, VP9 in WebM, FFV1 if lossless in
+            Matroska; the pixel format overrules the choice, and the options ours.
 
     Raises:
         VideoError: an ending, codec, quality or pixel format that does not exist or does not go with
             the others.
     """
+    lossless, pixel_format = settings.lossless, settings.pixel_format
     suffix = output.suffix.lower()
-    if suffix not in VIDEO_SUFFIXES:
+    if suffix not in CONTAINERS:
         raise VideoError(
-            f"cannot write {output.name!r}: a video ends in {', '.join(VIDEO_SUFFIXES)}; "
+            f"cannot write {output.name!r}: a video ends in {', '.join(CONTAINERS)}; "
             "a folder of pictures has no ending"
         )
     want = describe(pixel_format or source.pixel_format)
-    name = codec or _default_codec(suffix, want, lossless, min(source.height, source.width))
+    name = settings.codec or _default_codec(suffix, want, lossless, min(source.height, source.width))
     if name not in CODECS:
         raise VideoError(f"codec {name!r} is not known; {nearest(name, CODECS)}")
     known = CODECS[name]
@@ -133,9 +142,10 @@ def choose_encoding(
             "use --lossless with .mkv, or a folder of pictures"
         )
     encoder = _available("libx264rgb" if _as_rgb(name, want, lossless) else known.encoder, name)
-    settings = {**known.options, **((known.lossless or {}) if lossless else _quality(name, known, quality))}
-    if lossless and quality is not None:
-        raise VideoError(f"quality {quality} has no meaning with lossless: give one of them")
+    usual = _NO_SLICES if name == "ffv1" and source.width < _LEAST_SLICED else known.options
+    options = {**usual, **((known.lossless or {}) if lossless else _quality(name, known, settings.quality))}
+    if lossless and settings.quality is not None:
+        raise VideoError(f"quality {settings.quality} has no meaning with lossless: give one of them")
     chosen = pixel_format or _nearest_format(encoder, known, want, source, lossless)
     if pixel_format and pixel_format not in _formats(encoder):
         raise VideoError(
@@ -143,12 +153,12 @@ def choose_encoding(
         )
     held = describe(chosen)
     if name == "prores":
-        settings["profile"] = "4" if held.subsampling == "444" else "3"
-    settings.update(options or {})
+        options["profile"] = "4" if held.subsampling == "444" else "3"
+    options.update(settings.options)
     return Encoding(
         encoder=encoder,
         pixel_format=chosen,
-        options=settings,
+        options=options,
         colour=_colour(held, describe(source.pixel_format), source.colour, name),
         codec_tag="hvc1" if name == "h265" and suffix != ".mkv" else "",
         losses=_losses(held, source, name, suffix),

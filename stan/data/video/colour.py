@@ -15,9 +15,12 @@ between them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from stan.data.sampling import reflect
 
 LIMITED, FULL = 1, 2  # AVColorRange
 UNSPECIFIED = 2  # in AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic
@@ -116,11 +119,10 @@ def interpolate(x: Tensor, dim: int, size: int, centred: bool) -> Tensor:
 def decimate(x: Tensor, dim: int, centred: bool) -> Tensor:
     """Halve the samples of ``x`` along ``dim`` (n of 2n or 2n-1); the exact left inverse of `interpolate`."""
     size = x.shape[dim]
-    n = (size + 1) // 2
-    even = 2 * torch.arange(n, device=x.device)
     if centred:
+        even = torch.arange(0, size, 2, device=x.device)
         return (x.index_select(dim, even) + x.index_select(dim, (even + 1).clamp(max=size - 1))) / 2.0
-    taps = {k: x.index_select(dim, _reflected(even + k, size)) for k in (-2, -1, 0, 1, 2)}
+    taps = {k: x.index_select(dim, _reflected(size, k).to(x.device)) for k in (-2, -1, 0, 1, 2)}
     return 0.75 * taps[0] + 0.25 * (taps[-1] + taps[1]) - 0.125 * (taps[-2] + taps[2])
 
 
@@ -147,9 +149,7 @@ def _clamped(n: int, step: int, device: torch.device) -> Tensor:
     return (torch.arange(n, device=device) + step).clamp(0, n - 1)
 
 
-def _reflected(index: Tensor, size: int) -> Tensor:
-    """Positions reflected about the first and last sample, without repeating them."""
-    if size == 1:
-        return torch.zeros_like(index)
-    index = index.abs() % (2 * (size - 1))
-    return torch.minimum(index, 2 * (size - 1) - index)
+@lru_cache(maxsize=64)
+def _reflected(size: int, step: int) -> Tensor:
+    """The even positions below ``size``, moved by ``step`` and reflected about the first and last sample."""
+    return torch.tensor(reflect(range(step, size + step, 2), size))

@@ -52,8 +52,8 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
     """The first video stream that is not a cover picture."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
-        kinds = ", ".join(sorted({str(s.type) for s in container.streams})) or "nothing"
-        raise VideoError(f"{path} holds no video stream (only {kinds})")
+        kinds = {"a cover picture" if s.type == "video" else str(s.type) for s in container.streams}
+        raise VideoError(f"{path} holds no video stream (only {', '.join(sorted(kinds)) or 'nothing'})")
     stream = streams[0]
     if stream.codec_context is None:
         raise VideoError(

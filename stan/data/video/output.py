@@ -4,53 +4,30 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from stan.data.frames import IMAGE_SUFFIXES, is_image
-from stan.data.video.codecs import CODECS, VIDEO_SUFFIXES, choose_encoding
+from stan.data.video.codecs import CODECS, CONTAINERS, OutputSettings, choose_encoding
 from stan.data.video.picture_writer import PICTURE_FORMATS, PictureWriter, is_replaceable
 from stan.data.video.pictures import PicturesClip
-from stan.data.video.properties import Properties
+from stan.data.video.properties import doubled
 from stan.data.video.reader import VideoClip
-from stan.data.video.writer import VideoWriter, cannot_write
+from stan.data.video.unfinished import cannot_write
+from stan.data.video.writer import VideoWriter
 from stan.errors import VideoError
 
 
-@dataclass(frozen=True)
-class OutputSettings:
-    """How a result is stored; what is None or empty is chosen to be most like the source.
-
-    ``codec``: of a video ``h264 h265 vp9 av1 ffv1 prores``, of pictures ``png jpeg tiff``. ``quality``: on
-    the codec's own scale. ``pixel_format`` and ``options``: FFmpeg's names, for the encoder.
-    """
-
-    codec: str | None = None
-    quality: int | None = None
-    lossless: bool = False
-    pixel_format: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
 def open_output(
-    output: str | os.PathLike[str],
-    source: VideoClip | PicturesClip,
-    properties: Properties,
-    settings: OutputSettings,
-    *,
-    overwrite: bool = False,
+    output: str | os.PathLike[str], source: VideoClip | PicturesClip, settings: OutputSettings
 ) -> VideoWriter | PictureWriter:
     """Begin to write ``output``.
 
     Args:
-        output: a video by its ending (`VIDEO_SUFFIXES`); a picture by its ending if the source has one frame;
+        output: a video by its ending (`CONTAINERS`); a picture by its ending if the source has one frame;
             else a folder, to
             which a name without an ending, with a slash behind it, or of an existing folder points.
-        source: whose streams and metadata are copied.
-        properties: of the pictures to be written.
+        source: whose streams, metadata and properties are kept.
         settings: how.
-        overwrite: what is there may be replaced: a file, or a folder that holds nothing but pictures.
 
     Raises:
         VideoError: a place that cannot be written, exists, or is the source itself; settings that do not go
@@ -59,24 +36,17 @@ def open_output(
     text = os.fspath(output)
     path = Path(text)
     folder = _is_folder(text)
-    _check_place(path, folder, source, overwrite)
-    if not folder and path.suffix.lower() in VIDEO_SUFFIXES:
-        encoding = choose_encoding(
-            path,
-            properties,
-            codec=settings.codec,
-            quality=settings.quality,
-            lossless=settings.lossless,
-            pixel_format=settings.pixel_format,
-            options=settings.options,
-        )
+    _check_place(path, folder, source, settings.overwrite)
+    properties = doubled(source.properties) if settings.compare else source.properties
+    if not folder and path.suffix.lower() in CONTAINERS:
         video = source if isinstance(source, VideoClip) else None
+        encoding = choose_encoding(path, properties, settings)
         return VideoWriter(path, properties, encoding, copied_from=video)
     if not folder and not is_image(path):
-        near = difflib.get_close_matches(path.suffix.lower(), (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES), 1)
+        near = difflib.get_close_matches(path.suffix.lower(), (*CONTAINERS, *IMAGE_SUFFIXES), 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise VideoError(
-            f"cannot write {text!r}: {path.suffix} is none of {', '.join(VIDEO_SUFFIXES)}{hint}; "
+            f"cannot write {text!r}: {path.suffix} is none of {', '.join(CONTAINERS)}{hint}; "
             "end the name with / for a folder of pictures"
         )
     if not folder and len(source) > 1:

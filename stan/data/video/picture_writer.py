@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
+from stan.data.frame import Frame
 from stan.data.frames import is_image
 from stan.data.video.pictures import write_picture
 from stan.data.video.pixels import describe
-from stan.data.video.properties import Frame, Properties, upright
-from stan.data.video.writer import cannot_write
+from stan.data.video.properties import Properties, upright
+from stan.data.video.unfinished import Unfinished, cannot_write
 from stan.errors import VideoError
 
 PICTURE_FORMATS = {"png": ".png", "jpeg": ".jpg", "jpg": ".jpg", "tiff": ".tif", "tif": ".tif"}
@@ -72,11 +72,7 @@ class PictureWriter:
         self._alpha = held.alpha and not narrow
         self._float = properties.float_samples and self._suffix.lower() in (".tif", ".tiff")
         self._peak = 65535 if held.bits > 8 and not narrow else 255
-        self._temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
-        try:
-            self._temporary.mkdir()
-        except OSError as error:
-            raise cannot_write(path, error) from None
+        self._folder = Unfinished(path, folder=True)
 
     @property
     def copied(self) -> tuple[int, ...]:
@@ -90,9 +86,9 @@ class PictureWriter:
             VideoError: the disk is full or gone.
         """
         name = frame.name or f"{self.frames:05d}"
-        path = self._temporary / f"{name}{self._suffix}"
+        path = self._folder.place / f"{name}{self._suffix}"
         if path.exists():
-            path = self._temporary / f"{name}-{self.frames:05d}{self._suffix}"
+            path = self._folder.place / f"{name}-{self.frames:05d}{self._suffix}"
         try:
             write_picture(path, self._samples(frame), self._settings)
         except OSError as error:
@@ -104,12 +100,10 @@ class PictureWriter:
         path = path or self.path
         try:
             if self.single:
-                os.replace(next(self._temporary.iterdir()), path)
-                self._temporary.rmdir()
+                os.replace(next(self._folder.place.iterdir()), path)
+                self._folder.discard()
             else:
-                if path.is_dir():
-                    shutil.rmtree(path)
-                os.replace(self._temporary, path)
+                self._folder.take_name(path)
         except OSError as error:
             self.discard()
             raise cannot_write(path, error) from None
@@ -117,7 +111,7 @@ class PictureWriter:
 
     def discard(self) -> None:
         """Delete what was written; the final name is left as it was."""
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._folder.discard()
 
     def _samples(self, frame: Frame) -> np.ndarray:
         """(H, W), (H, W, 3) or (H, W, 4) of the file's own sample type."""

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from stan.data.clips import Clip
+from stan.data.frame import Frame
 from stan.data.frames import IMAGE_SUFFIXES, is_image, natural_key
 from stan.data.video.colour import FULL, Colour
-from stan.data.video.properties import Frame, Properties, to_uint8
+from stan.data.video.properties import Properties, to_uint8
 from stan.errors import VideoError
 
 _SRGB = Colour(matrix=0, range=FULL, primaries=1, transfer=13)
@@ -35,20 +36,18 @@ class PicturesClip(Clip):
         name: what to call it; the folder's name if not given.
 
     Raises:
-        VideoError: no pictures, or the first cannot be read.
+        VideoError: no pictures, the first cannot be read, or `frame_rate` refuses ``fps``.
     """
 
     def __init__(
-        self, paths: Sequence[str | os.PathLike[str]], *, fps: Fraction | float = 25, name: str = ""
+        self, paths: Sequence[str | os.PathLike[str]], *, fps: Fraction | float | str = 25, name: str = ""
     ) -> None:
         self.paths = [Path(p) for p in paths]
         if not self.paths:
             raise VideoError("no pictures to read")
         first = read_picture(self.paths[0])
         self._shape, self._dtype = first.shape, first.dtype
-        rate = Fraction(fps).limit_denominator(1001000)
-        if rate <= 0:
-            raise VideoError(f"frame rate {fps} is not positive")
+        rate = frame_rate(fps)
         super().__init__(name or self.paths[0].parent.name, float(rate))
         self.properties = Properties(
             height=first.shape[0],
@@ -89,6 +88,29 @@ class PicturesClip(Clip):
                 )
             rgb, alpha = _to_float(picture)
             yield Frame(rgb, alpha, pts=number, duration=1, name=path.stem)
+
+    def frames_and_packets(self, copied: Sequence[int] = ()) -> Iterator[Frame]:
+        """All frames; pictures have no other streams. (As `VideoClip` has it.)"""
+        return self.frames()
+
+    def damage_found(self, frames: int) -> list[str]:
+        """Nothing: a damaged picture is an error. (As `VideoClip` has it.)"""
+        return []
+
+
+def frame_rate(fps: Fraction | float | str) -> Fraction:
+    """Frames a second as an exact ratio, from a number or text such as ``"30000/1001"``.
+
+    Raises:
+        VideoError: no number, not positive, or above 1000.
+    """
+    try:
+        rate = Fraction(fps).limit_denominator(1001000)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise VideoError(f"frame rate {fps} is not positive and at most 1000: write 25, 23.976 or 30000/1001")
+    return rate
 
 
 def find_pictures(place: str | os.PathLike[str]) -> list[Path]:

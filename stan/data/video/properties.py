@@ -1,31 +1,16 @@
-"""What is known of a source of frames, and the frame that travels from reader to writer."""
+"""What is known of a source of frames, and what follows from it for its pictures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import av
 import torch
 from torch import Tensor
 
+from stan.data.frame import Frame
 from stan.data.video.colour import Colour
-
-
-@dataclass
-class Frame:
-    """One picture on its way.
-
-    ``rgb``: (3, H, W) float32, nominally in [0, 1], not clipped. ``alpha``: (H, W) in [0, 1] or None. ``pts``
-    and ``duration``: presentation time and length in units of the source's ``time_base`` (duration 0: not
-    known). ``name``: the file name of a picture, without its ending.
-    """
-
-    rgb: Tensor
-    alpha: Tensor | None = None
-    pts: int = 0
-    duration: int = 0
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +62,27 @@ def upright(pictures: Tensor, properties: Properties) -> Tensor:
     if transpose:
         pictures = pictures.transpose(-2, -1)
     return pictures.flip([axis for axis, on in ((-1, mirror_x), (-2, mirror_y)) if on])
+
+
+def doubled(properties: Properties) -> Properties:
+    """Properties of two pictures side by side, as a player shows them."""
+    if properties.orientation[0]:
+        return replace(properties, height=2 * properties.height)
+    return replace(properties, width=2 * properties.width)
+
+
+def beside(frame: Frame, properties: Properties) -> Frame:
+    """A denoised frame with its noisy pixels on the left, as a player shows them; ``properties`` of the
+    source."""
+    transposed, mirrored, _ = properties.orientation
+    axis = -2 if transposed else -1
+
+    def pair(left: Tensor, right: Tensor) -> Tensor:
+        return torch.cat((right, left) if mirrored else (left, right), axis)
+
+    assert frame.noisy is not None
+    alpha = None if frame.alpha is None else pair(frame.alpha, frame.alpha)
+    return replace(frame, rgb=pair(frame.noisy, frame.rgb), alpha=alpha, noisy=None)
 
 
 def to_uint8(rgb: Tensor) -> Tensor:

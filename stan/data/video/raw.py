@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 import av
 import av.error
 
+from stan.data.frame import Frame
 from stan.data.video.colour import FULL, LIMITED, Colour
 from stan.data.video.pixels import PictureDecoder, PictureEncoder, describe
-from stan.data.video.properties import Frame, Properties
+from stan.data.video.properties import Properties
 from stan.errors import VideoError
 
 _MAGIC = b"YUV4MPEG2"
@@ -49,7 +50,13 @@ class RawReader:
         p = self.properties
         self._decoder: Any = _codec("r", p.height, p.width, p.pixel_format)
         encoder = _codec("w", p.height, p.width, p.pixel_format)
-        self._bytes = len(bytes(encoder.encode(av.VideoFrame(p.width, p.height, p.pixel_format))[0]))
+        try:
+            self._bytes = len(bytes(encoder.encode(av.VideoFrame(p.width, p.height, p.pixel_format))[0]))
+        except (av.error.FFmpegError, OverflowError, MemoryError):
+            raise VideoError(
+                f"frames of {p.width}x{p.height} {p.pixel_format} are larger than can be held: "
+                "is the stream's size right?"
+            ) from None
         self._picture = PictureDecoder()
 
     def __iter__(self) -> Iterator[Frame]:

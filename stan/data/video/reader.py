@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from stan.data.clips import Clip
+from stan.data.frame import Frame
 from stan.data.video.colour import UNSPECIFIED, Colour
 from stan.data.video.container import first_frame, open_container, scan, video_stream
 from stan.data.video.pixels import describe
-from stan.data.video.properties import CopiedPacket, Frame, Properties, to_uint8
-from stan.data.video.session import Session, Source
+from stan.data.video.properties import CopiedPacket, Properties, to_uint8
+from stan.data.video.session import Session
 from stan.errors import VideoError
 
 _CENTRED_CHROMA = ("mjpeg", "mpeg1video")
@@ -52,20 +53,20 @@ class VideoClip(Clip):
         with open_container(self.path) as container:
             stream = video_stream(container, self.path)
             self.stream_index = stream.index
-            index = scan(container, stream, self.path)
-            origin = container.start_time or 0 if container.format.name in _ARBITRARY_CLOCK else 0
-        if index.declared:
+            self.index = scan(container, stream, self.path)
+            arbitrary = container.format.name in _ARBITRARY_CLOCK
+            self.origin = container.start_time or 0 if arbitrary else 0  # microseconds to subtract from times
+        if self.index.declared:
             if not salvage:
                 raise VideoError(
-                    f"{self.path} is truncated: {index.declared}; --salvage takes the frames that are there"
+                    f"{self.path} is truncated: {self.index.declared}; --salvage takes the frames that are there"
                 )
-            self.damage.append(f"truncated: {index.declared}")
+            self.damage.append(f"truncated: {self.index.declared}")
         self.properties = self._probe()
-        self._source = Source(self.path, self.stream_index, index, origin, self.properties, salvage)
         super().__init__(self.path.stem, float(self.properties.fps), root or self.path.parent)
 
     def __len__(self) -> int:
-        return self._source.index.frames
+        return self.index.frames
 
     @property
     def size(self) -> tuple[int, int]:
@@ -93,7 +94,7 @@ class VideoClip(Clip):
             return
         session, self._session = self._session, None
         if session is None or not session.can_reach(start):
-            session = Session(self._source, start)
+            session = Session(self, start)
         expected = start
         for frame in session:
             assert isinstance(frame, Frame)
@@ -102,6 +103,7 @@ class VideoClip(Clip):
                 continue
             if number > expected and not self.salvage:
                 break
+            self._check_damage(frame, number)
             expected = number + 1
             if expected >= stop:
                 self._session = session
@@ -118,11 +120,31 @@ class VideoClip(Clip):
         Time stamps start at zero for formats with an arbitrary clock (MPEG-TS and PS), else they are the
         file's own.
         """
-        session = Session(self._source, 0, copied, threads=0)
-        yield from session
+        session = Session(self, 0, copied, threads=0)
+        number = 0
+        for item in session:
+            if isinstance(item, Frame):
+                self._check_damage(item, number)
+                number += 1
+            yield item
         if session.damaged:
             places = len(session.damaged)
             self.damage.append(f"damaged in {places} places, the first near frame {session.damaged[0]}")
+
+    def _check_damage(self, frame: Frame, number: int) -> None:
+        if frame.damaged and not self.salvage:
+            place = f"after frame {number - 1}" if number else "at its start"
+            raise VideoError(
+                f"{self.path}: damaged {place}: the decoder guesses a part of the next frame; "
+                "--salvage takes it so"
+            )
+
+    def damage_found(self, frames: int) -> list[str]:
+        """What was found wrong while the file was read, in lines; ``frames`` of it came out."""
+        lines = [f"{self.path}: {line}" for line in self.damage]
+        if frames != len(self):
+            lines.append(f"{self.path}: {frames} of {len(self)} frames could be decoded")
+        return lines
 
     def close(self) -> None:
         """Let go of the file; reading opens it again."""

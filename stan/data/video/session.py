@@ -6,31 +6,22 @@ import bisect
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import av.error
 
-from stan.data.video.container import Index, demux, open_container, reason_of
+from stan.data.frame import Frame
+from stan.data.video.container import demux, open_container, reason_of
 from stan.data.video.pixels import PictureDecoder
-from stan.data.video.properties import CopiedPacket, Frame, Properties
+from stan.data.video.properties import CopiedPacket
 from stan.errors import VideoError
 
+if TYPE_CHECKING:
+    from stan.data.video.reader import VideoClip
+
 _inherited: list[object] = []  # decoders of the process that this one was forked from
-
-
-@dataclass(frozen=True)
-class Source:
-    """All that a `Session` must know of a clip."""
-
-    path: Path
-    stream_index: int
-    index: Index
-    origin: int  # microseconds to subtract from all times
-    properties: Properties
-    salvage: bool
 
 
 class Session:
@@ -40,12 +31,12 @@ class Session:
     neither used nor freed (which waits for them): it is left alone.
     """
 
-    def __init__(self, source: Source, start: int, copied: Sequence[int] = (), threads: int = 1) -> None:
+    def __init__(self, clip: VideoClip, start: int, copied: Sequence[int] = (), threads: int = 1) -> None:
         self.damaged: list[int] = []  # frame numbers near which something did not decode
         self._owner = os.getpid()
-        self._source = source
-        self._container = open_container(source.path)
-        stream = self._container.streams[source.stream_index]
+        self._clip = clip
+        self._container = open_container(clip.path)
+        stream = self._container.streams[clip.stream_index]
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
         stream.thread_type = "AUTO"
@@ -57,7 +48,7 @@ class Session:
         self._last_pts: int | None = None
         self._ready: deque[Frame | CopiedPacket] = deque()
         streams = (stream, *(self._container.streams[k] for k in copied))
-        self._packets = demux(self._container, streams, source.path, source.salvage)
+        self._packets = demux(self._container, streams, clip.path, clip.salvage)
 
     def __del__(self) -> None:
         if getattr(self, "_packets", None) is None:
@@ -72,13 +63,13 @@ class Session:
         """Whether reading on is possible, and no slower than seeking to ``start``."""
         if self._owner != os.getpid() or self._next > start:
             return False
-        index = self._source.index
+        index = self._clip.index
         at = bisect.bisect_right(index.keyframes, start) - 1
         return at < 0 or index.keyframes[at] <= self._next or not index.pts
 
     def number_of(self, frame: Frame) -> int:
         """The number of the frame that was just given out."""
-        pts = self._source.index.pts
+        pts = self._clip.index.pts
         number = bisect.bisect_left(pts, frame.pts + self._origin()) if pts else self._next
         self._next = number + 1
         return number
@@ -92,7 +83,7 @@ class Session:
         return self._ready.popleft()
 
     def _seek(self, start: int) -> int:
-        index = self._source.index
+        index = self._clip.index
         at = bisect.bisect_right(index.keyframes, start) - 1
         if start == 0 or at <= 0 or not index.pts:
             return 0
@@ -106,13 +97,13 @@ class Session:
             if packet.dts is not None:
                 self._ready.append(CopiedPacket(packet.stream.index, self._shifted(packet)))
             return
-        source, near = self._source, self._first + self._seen
+        clip, near = self._clip, self._first + self._seen
         try:
             pictures = packet.decode()
         except av.error.FFmpegError as error:
-            if self._seen and not source.salvage:
+            if self._seen and not clip.salvage:
                 raise VideoError(
-                    f"{source.path}: damaged after frame {near - 1}: {reason_of(error)}; "
+                    f"{clip.path}: damaged after frame {near - 1}: {reason_of(error)}; "
                     "--salvage goes on behind the damage"
                 ) from None
             self.damaged.append(near)
@@ -122,22 +113,23 @@ class Session:
             self._ready.append(self._frame(picture))
 
     def _frame(self, picture: av.VideoFrame) -> Frame:
-        number, properties = self._first + self._seen, self._source.properties
+        number, properties = self._first + self._seen, self._clip.properties
         size = properties.height, properties.width
         if (picture.height, picture.width) != size:
             raise VideoError(
-                f"{self._source.path}: frame {number} is {picture.width}x{picture.height} and the first "
+                f"{self._clip.path}: frame {number} is {picture.width}x{picture.height} and the first "
                 f"{size[1]}x{size[0]}: split the video where its size changes"
             )
         if picture.is_corrupt:
             self.damaged.append(number)
         self._seen += 1
         rgb, alpha = self._decode(picture, properties.colour)
-        return Frame(rgb, alpha, self._pts_of(picture), picture.duration or 0)
+        pts, duration = self._pts_of(picture), picture.duration or 0
+        return Frame(rgb, alpha, pts, duration, damaged=bool(picture.is_corrupt))
 
     def _pts_of(self, picture: av.VideoFrame) -> int:
         """A time that rises from frame to frame, made up where the file has none."""
-        last, properties = self._last_pts, self._source.properties
+        last, properties = self._last_pts, self._clip.properties
         if picture.pts is not None:
             pts = picture.pts - self._origin()
         else:
@@ -149,10 +141,10 @@ class Session:
         return pts
 
     def _origin(self) -> int:
-        return in_ticks(self._source.origin, self._source.properties.time_base)
+        return in_ticks(self._clip.origin, self._clip.properties.time_base)
 
     def _shifted(self, packet: av.Packet) -> av.Packet:
-        shift = in_ticks(self._source.origin, packet.time_base)
+        shift = in_ticks(self._clip.origin, packet.time_base)
         if shift:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import deque
 from contextlib import suppress
@@ -13,13 +12,14 @@ from typing import Any
 import av
 import av.error
 
-from stan.data.video.codecs import Encoding
+from stan.data.frame import Frame
+from stan.data.video.codecs import CONTAINERS, Encoding
 from stan.data.video.pixels import PictureEncoder
-from stan.data.video.properties import CopiedPacket, Frame, Properties
+from stan.data.video.properties import CopiedPacket, Properties
 from stan.data.video.reader import VideoClip
+from stan.data.video.unfinished import DISK_ERRORS, Unfinished, cannot_write
 from stan.errors import VideoError
 
-_FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _OWN_METADATA = ("encoder", "major_brand", "minor_version", "compatible_brands", "DURATION")
 
 
@@ -51,38 +51,40 @@ class VideoWriter:
         self._durations: dict[int, int] = {}
         self._waiting: deque[av.Packet] = deque()
         self._encode = PictureEncoder(encoding.pixel_format, encoding.colour)
-        self._temporary = path.with_name(f".{path.stem}.part-{os.getpid()}{path.suffix}")
+        self._file = Unfinished(path)
         try:
-            self._temporary.touch()
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        try:
-            self._container = av.open(str(self._temporary), "w", format=_FORMATS[path.suffix.lower()])
+            self._container = av.open(str(self._file.place), "w", format=CONTAINERS[path.suffix.lower()])
             self._stream = self._add_stream(encoding)
             self._copies = self._add_copies(copied_from) if copied_from is not None else {}
             self._container.start_encoding()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self.discard()
-            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise cannot_write(path, error) from None
             size = f"{properties.width}x{properties.height}"
             raise VideoError(
                 f"{encoding.encoder} cannot write {size} {encoding.pixel_format} into {path.suffix} "
                 f"({' '.join(f'{k}={v}' for k, v in encoding.options.items())}): "
-                f"{getattr(error, 'strerror', None) or error}; try another --codec, or --lossless with .mkv"
+                f"{getattr(error, 'strerror', None) or error}; try another --codec, or "
+                + ("a folder of pictures" if encoding.encoder == "ffv1" else "--lossless with .mkv")
             ) from None
 
     @property
     def copied(self) -> tuple[int, ...]:
-        """Indices of the source's streams whose packets are to be handed to `write_packet`."""
+        """Indices of the source's streams whose packets are to be handed to `write`."""
         return tuple(self._copies)
 
-    def write(self, frame: Frame) -> None:
-        """Encode a frame.
+    def write(self, frame: Frame | CopiedPacket) -> None:
+        """Encode a frame, or copy a packet of one of the streams `copied` when the pictures have come as far
+        as its time.
 
         Raises:
             VideoError: the disk is full or gone.
         """
+        if isinstance(frame, CopiedPacket):
+            frame.packet.stream = self._copies[frame.stream]
+            self._waiting.append(frame.packet)
+            return
         picture = self._encode(frame.rgb, frame.alpha)
         picture.pts = frame.pts
         picture.time_base = self.properties.time_base
@@ -93,11 +95,6 @@ class VideoWriter:
         while self._waiting and _time(self._waiting[0]) <= now:
             packet = self._waiting.popleft()
             self._guarded(lambda packet=packet: self._container.mux_one(packet))
-
-    def write_packet(self, copied: CopiedPacket) -> None:
-        """Copy a packet of one of the streams `copied`, when the pictures have come as far as its time."""
-        copied.packet.stream = self._copies[copied.stream]
-        self._waiting.append(copied.packet)
 
     def finish(self, path: Path | None = None, *, complete: bool = True) -> Path:
         """Close the file and give it its final name, or ``path``; what was there is replaced.
@@ -117,7 +114,7 @@ class VideoWriter:
         path = path or self.path
         try:
             self._guarded(close)
-            os.replace(self._temporary, path)
+            self._file.take_name(path)
         except BaseException:
             self.discard()
             raise
@@ -129,7 +126,7 @@ class VideoWriter:
         if container is not None:
             with suppress(av.error.FFmpegError, OSError, ValueError):  # the disk may be full
                 container.close()
-        self._temporary.unlink(missing_ok=True)
+        self._file.discard()
 
     def _add_stream(self, encoding: Encoding) -> av.VideoStream:
         properties = self.properties
@@ -167,6 +164,8 @@ class VideoWriter:
                     self._stream.disposition = stream.disposition
                     continue
                 try:
+                    if stream.type == "attachment" and self.path.suffix.lower() != ".mkv":
+                        raise ValueError("attachments are Matroska's")  # FFmpeg itself notices too late
                     copy: Any = self._container.add_stream_from_template(stream, opaque=True)
                 except (av.error.FFmpegError, ValueError) as error:
                     name = getattr(stream.codec_context, "name", None) or "unknown codec"
@@ -191,25 +190,6 @@ class VideoWriter:
             action()
         except (av.error.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from None
-
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM)
-
-
-def cannot_write(path: Path, error: Exception) -> VideoError:
-    """The line for an operating system's refusal to write ``path``."""
-    number = getattr(error, "errno", None)
-    folder = path.parent
-    if not folder.is_dir():
-        return VideoError(f"the folder {folder} does not exist: make it first, or choose another output")
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return VideoError(f"the disk is full: {path} was not written; free some space and run again")
-    if number == errno.EFBIG:
-        return VideoError(f"{path} was not written: it exceeds the largest file allowed here (ulimit -f)")
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return VideoError(f"no permission to write into {folder}")
-    reason = getattr(error, "strerror", None) or str(error)
-    return VideoError(f"{path} cannot be written: {reason}")
 
 
 def _time(packet: av.Packet) -> Fraction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -34,7 +35,7 @@ def random_pictures(
 
 def copy(source: str | Path, output: str | Path, **settings: object) -> list[str]:
     clip = open_source(source)
-    writer = open_output(output, clip, clip.properties, OutputSettings(**settings))  # type: ignore[arg-type]
+    writer = open_output(output, clip, OutputSettings(**settings))  # type: ignore[arg-type]
     assert isinstance(writer, PictureWriter)
     for frame in clip.frames():
         writer.write(frame)
@@ -194,6 +195,11 @@ def test_no_pictures(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no such file"):
         open_source(tmp_path / "b.png")
     random_pictures(tmp_path / "in", 1, ".png", 3, "uint8")
+    assert open_source(tmp_path / "in" / "f0.png", fps="30000/1001").properties.fps == Fraction(30000, 1001)
+    assert open_source(tmp_path / "in" / "f0.png", fps=23.976).properties.fps == Fraction("23.976")
+    for wrong in ("nan", "1e308", "1/0", "x", float("inf"), 1001, -3):
+        with pytest.raises(VideoError, match=f"frame rate {wrong} is not positive and at most 1000"):
+            open_source(tmp_path / "in" / "f0.png", fps=wrong)
     with pytest.raises(VideoError, match="frame rate 0 is not positive"):
         open_source(tmp_path / "in" / "f0.png", fps=0)
 
@@ -203,14 +209,14 @@ def test_a_folder_is_replaced_only_if_it_holds_nothing_else(tmp_path: Path) -> N
     random_pictures(tmp_path / "out", 5, ".png", 3, "uint8")
     clip = open_source(tmp_path / "in")
     with pytest.raises(VideoError, match="is not empty"):
-        open_output(tmp_path / "out", clip, clip.properties, OutputSettings())
+        open_output(tmp_path / "out", clip, OutputSettings())
     (tmp_path / "out" / "diary.txt").write_text("dear diary")
     with pytest.raises(VideoError, match="holds more than pictures"):
-        open_output(tmp_path / "out", clip, clip.properties, OutputSettings(), overwrite=True)
+        open_output(tmp_path / "out", clip, OutputSettings(overwrite=True))
     (tmp_path / "out" / "diary.txt").unlink()
     with pytest.raises(VideoError, match="is the input itself"):
-        open_output(tmp_path / "in", clip, clip.properties, OutputSettings(), overwrite=True)
-    writer = open_output(tmp_path / "out", clip, clip.properties, OutputSettings(), overwrite=True)
+        open_output(tmp_path / "in", clip, OutputSettings(overwrite=True))
+    writer = open_output(tmp_path / "out", clip, OutputSettings(overwrite=True))
     for frame in clip.frames():
         writer.write(frame)
     assert len(list((tmp_path / "out").iterdir())) == 5

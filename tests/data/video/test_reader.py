@@ -244,6 +244,27 @@ def test_damage_in_the_middle_is_named_and_salvaged(tmp_path: Path) -> None:
     assert "damaged in" in clip.damage[0]
 
 
+def test_concealed_damage_is_noticed(tmp_path: Path) -> None:
+    """60 bytes overwritten anywhere in the pictures of an H.264 file: the decoder paints over it and goes on.
+    What decodes to another picture without an error cannot be noticed: 1 of 20 here."""
+    path = write_video(tmp_path / "a.mp4", smooth_frames(60, 128, 96, "yuv420p"), options={"g": "12"})
+    data = path.read_bytes()
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 64
+    salvaged: list[int] = []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        at = int(random.integers(start, end))
+        path.write_bytes(data[:at] + random.bytes(60) + data[at + 60 :])
+        clip = VideoClip(path)
+        try:
+            frames = sum(isinstance(item, Frame) for item in clip.frames_and_packets())
+            assert frames == 60
+        except VideoError:
+            salvaged.append(len(list(VideoClip(path, salvage=True).frames_and_packets())))
+    assert len(salvaged) >= 18
+    assert min(salvaged) >= 60 - 12  # a group of pictures at most is lost
+
+
 def test_size_that_changes_is_named(tmp_path: Path) -> None:
     parts = []
     for k, size in enumerate((32, 48)):

@@ -42,13 +42,10 @@ KEPT = [
 def copy(source: Path, output: Path, **settings: Any) -> VideoWriter:
     """Decode a file and write its frames again, through float RGB."""
     clip = VideoClip(source)
-    writer = open_output(output, clip, clip.properties, OutputSettings(**settings))
+    writer = open_output(output, clip, OutputSettings(**settings))
     assert isinstance(writer, VideoWriter)
     for item in clip.frames_and_packets(writer.copied):
-        if isinstance(item, CopiedPacket):
-            writer.write_packet(item)
-        else:
-            writer.write(item)
+        writer.write(item)
     assert not output.exists()
     assert writer.finish() == output
     assert sorted(p.name for p in output.parent.iterdir() if p.name.startswith(".")) == []
@@ -191,7 +188,7 @@ def test_small_frames_of_ten_bits_become_h264(tmp_path: Path) -> None:
     assert (found["pix_fmt"], found["codec_name"]) == ("yuv420p10le", "h264")
     clip = VideoClip(source)
     with pytest.raises(VideoError, match="h265 cannot encode 48x32: its least side is 64 pixels"):
-        open_output(tmp_path / "b.mp4", clip, clip.properties, OutputSettings(codec="h265"))
+        open_output(tmp_path / "b.mp4", clip, OutputSettings(codec="h265"))
 
 
 def test_rgb_becomes_tagged_bt709(tmp_path: Path) -> None:
@@ -204,6 +201,20 @@ def test_rgb_becomes_tagged_bt709(tmp_path: Path) -> None:
     )
     meant = VideoClip(source).read().permute(0, 2, 3, 1).numpy().ravel()
     assert np.abs(shown.astype(int) - meant).mean() < 6  # 4:2:0 of hard edges
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".webm", ".mkv"])
+def test_an_attachment_stays_or_is_named(tmp_path: Path, suffix: str) -> None:
+    """Only Matroska holds attachments (fonts, say); elsewhere that is told, and the video is written."""
+    source = write_video(tmp_path / "in.mkv", smooth_frames(3, 48, 32, "yuv420p"))
+    (tmp_path / "font.ttf").write_bytes(bytes(999))
+    attach = ["-attach", tmp_path / "font.ttf", "-metadata:s:t", "mimetype=application/x-truetype-font"]
+    ffmpeg("-i", source, *attach, "-c", "copy", tmp_path / "rich.mkv")
+    writer = copy(tmp_path / "rich.mkv", tmp_path / f"out{suffix}")
+    kinds = [s["codec_type"] for s in probe(tmp_path / f"out{suffix}")["streams"]]
+    assert kinds == (["video", "attachment"] if suffix == ".mkv" else ["video"])
+    assert any("attachment stream 1" in note for note in writer.notes) == (suffix != ".mkv")
+    assert len(probe_times(tmp_path / f"out{suffix}")) == 3
 
 
 def test_subtitles_chapters_and_second_sound_are_copied(tmp_path: Path, phone: Path) -> None:
@@ -285,12 +296,10 @@ def test_upright_is_what_ffmpeg_shows(tmp_path: Path, matrix: Sequence[int]) -> 
 
 def test_an_early_end_leaves_a_playable_file_without_later_sound(tmp_path: Path, phone: Path) -> None:
     clip = VideoClip(phone)
-    writer = open_output(tmp_path / "out.mp4", clip, clip.properties, OutputSettings())
+    writer = open_output(tmp_path / "out.mp4", clip, OutputSettings())
     assert isinstance(writer, VideoWriter)
     for item in clip.frames_and_packets(writer.copied):
-        if isinstance(item, CopiedPacket):
-            writer.write_packet(item)
-        elif writer.frames < 6:
+        if isinstance(item, CopiedPacket) or writer.frames < 6:
             writer.write(item)
     partial = writer.finish(tmp_path / "out.partial.mp4", complete=False)
     found = probe(partial)
@@ -335,7 +344,7 @@ def test_bad_places_and_settings(tmp_path: Path, phone: Path) -> None:
 
     def refused(name: str, said: str, **settings: Any) -> None:
         with pytest.raises(VideoError, match=said):
-            open_output(tmp_path / name, clip, clip.properties, OutputSettings(**settings))
+            open_output(tmp_path / name, clip, OutputSettings(**settings))
         assert list(tmp_path.iterdir()) == []
 
     refused("missing/out.mp4", "does not exist")
@@ -365,10 +374,10 @@ def test_input_is_never_overwritten(tmp_path: Path) -> None:
     clip = VideoClip(path)
     for name in ("a.mp4", "link.mp4"):
         with pytest.raises(VideoError, match="is the input itself"):
-            open_output(tmp_path / name, clip, clip.properties, OutputSettings(), overwrite=True)
+            open_output(tmp_path / name, clip, OutputSettings(overwrite=True))
     (tmp_path / "b.mp4").write_text("precious")
     with pytest.raises(VideoError, match="exists: choose another name, or --overwrite"):
-        open_output(tmp_path / "b.mp4", clip, clip.properties, OutputSettings())
+        open_output(tmp_path / "b.mp4", clip, OutputSettings())
     assert path.read_bytes() == before
     assert (tmp_path / "b.mp4").read_text() == "precious"
     assert torch.equal(clip.read(0, 1), VideoClip(path).read(0, 1))

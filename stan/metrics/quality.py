@@ -1,13 +1,13 @@
 """Measures of a denoised video against the clean one, as plain functions on (T, 3, H, W) videos in [0, 1].
 
 Each returns one figure per frame (or per pair of neighbouring frames) as a float64 tensor on the CPU,
-computed in float64; averages are taken by whoever reports them. All of them clamp the output to [0, 1] first,
-as the
-protocols say: a denoiser is neither rewarded nor punished for values that no display shows.
+computed in float64; averages are taken by whoever reports them. All but `psnr_raw` clamp the output to [0, 1]
+first, as the protocols say: a denoiser is neither rewarded nor punished for values that no display shows.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
@@ -40,6 +40,17 @@ def psnr_rounded(clean: Tensor, output: Tensor) -> Tensor:
     1/255.
     """
     return _psnr(clean, output, rounded=True)
+
+
+def psnr_raw(clean: Tensor, output: Tensor) -> Tensor:
+    """:func:`psnr` of a video as it is, not clamped: of a noisy one 20 log10(255 / sigma) for white Gaussian noise.
+
+    It is what papers call the PSNR of the noisy input, and it shows that the noise has the level it should
+    have.
+    """
+    errors = [float((b.double() - a.double()).square().mean()) for a, b in _frames(clean, output)]
+    values = [-10 * math.log10(error) if error > 0 else math.inf for error in errors]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def ssim(clean: Tensor, output: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stan.evaluation import strred
-from stan.evaluation.strred import HARMONICS, LUMA, combine, strred_terms, subband
+from stan.metrics import strred
+from stan.metrics.strred import HARMONICS, LUMA, combine, strred_terms, subband
 
 
 def grey(video: np.ndarray) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from stan.evaluation import flicker, psnr, psnr_rounded, ssim
+from stan.metrics import flicker, psnr, psnr_rounded, ssim
 
 
 def videos(seed: int, frames: int, height: int, width: int, noise: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,89 @@
+"""Results under a hidden name until they are complete, and what it says when they cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from pathlib import Path
+
+from stan.errors import VideoError
+
+STALE = 3600.0
+"""Seconds without a change after which what a dead process left is removed."""
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+class Unfinished:
+    """A file, or a folder, that gets its name when it is complete. What killed runs left of it is removed.
+
+    Attributes:
+        place: where it is until then: in the same folder, so that the renaming is atomic.
+
+    Raises:
+        VideoError: it cannot be made.
+    """
+
+    def __init__(self, path: Path, *, folder: bool = False) -> None:
+        mark = f".{path.stem}.part-"
+        self.place = path.with_name(f"{mark}{os.getpid()}{path.suffix}")
+        try:
+            for left in path.parent.iterdir():
+                owner = left.name.removeprefix(mark).removesuffix(path.suffix)
+                if left.name.startswith(mark) and owner.isdigit() and _is_stale(left, int(owner)):
+                    _remove(left)
+            if folder:
+                self.place.mkdir()
+            else:
+                self.place.touch()
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    def take_name(self, path: Path) -> None:
+        """Give it its name; what was there is replaced.
+
+        Raises:
+            OSError: the disk is gone or the name is not to be had.
+        """
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(self.place, path)
+
+    def discard(self) -> None:
+        """Delete it."""
+        _remove(self.place)
+
+
+def _is_stale(path: Path, owner: int) -> bool:
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:  # perhaps a process of another machine, whose file changes
+        return time.time() - path.stat().st_mtime > STALE
+    except (OverflowError, PermissionError):
+        pass
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: Exception) -> VideoError:
+    """The line for an operating system's refusal to write ``path``."""
+    number = getattr(error, "errno", None)
+    folder = path.parent
+    if not folder.is_dir():
+        return VideoError(f"the folder {folder} does not exist: make it first, or choose another output")
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return VideoError(f"the disk is full: {path} was not written; free some space and run again")
+    if number == errno.EFBIG:
+        return VideoError(f"{path} was not written: it exceeds the largest file allowed here (ulimit -f)")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return VideoError(f"no permission to write into {folder}")
+    reason = getattr(error, "strerror", None) or str(error)
+    return VideoError(f"{path} cannot be written: {reason}")

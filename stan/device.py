@@ -1,0 +1,37 @@
+"""Which device to compute on, from the name that a person gives."""
+
+from __future__ import annotations
+
+import torch
+
+from stan.errors import ConfigError
+
+
+def choose(name: str | torch.device = "auto", index: int | None = None) -> torch.device:
+    """The device called `name`, tried out.
+
+    Args:
+        name: ``auto`` (a GPU if there is one, else the CPU), ``gpu``, or torch's name: ``cpu``, ``cuda``, ``cuda:1``.
+        index: which of several GPUs, where the name does not say.
+
+    Raises:
+        ConfigError: a device that is not known or cannot be used here.
+    """
+    wanted = name
+    if name in ("auto", "gpu"):
+        wanted = "cuda" if name == "gpu" or torch.cuda.is_available() else "cpu"
+        if name == "gpu" and not torch.cuda.is_available() and torch.backends.mps.is_available():
+            wanted = "mps"
+    try:
+        device = torch.device(wanted)
+        if device.type == "cuda" and device.index is None and index is not None:
+            device = torch.device("cuda", index)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        if "device type" in reason or "device string" in reason:
+            reason = "torch knows no such device, only cpu, cuda, cuda:1 and the like"
+        raise ConfigError(f"device {str(name)!r} cannot be used: {reason}; see `stan doctor`") from None
+    if device.type == "meta":
+        raise ConfigError(f"device {str(name)!r} cannot be used: it computes nothing; see `stan doctor`")
+    return device
