@@ -1,6 +1,7 @@
 # make demo   the whole story on a small scale: data, training, fine-tuning, evaluation, a denoised video
 # make test   format, lint, types and tests
-# Both make their own environment in .venv/ first (make setup does that alone).
+# make docs   the documentation as a site, site/index.html
+# Demo and test make their own environment in .venv/ first (make setup does that alone).
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ export STAN_CUDA_ARCHS ?= $(or $(GPU),9.0)
 WORKERS ?= 2
 NATIVE_SOURCES := $(shell find stan/ops/csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test test-all lint wheel clean
+.PHONY: setup demo test test-all lint docs wheel clean
 
 setup: $(VENV)/.ready
 
@@ -49,10 +50,22 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+# The site needs none of the package's own requirements: docstrings are read, not imported.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+$(VENV)/.docs: docs/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: the documentation tools need Python 3.11; name another: make docs PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -r docs/requirements.txt
+	@touch $@
+
 wheel: $(VENV)/.installed
 	rm -rf dist build
 	STAN_BUILD=auto STAN_CUDA_ARCHS=all $(PIP) wheel -q --no-build-isolation --no-deps -w dist .
 	@ls dist/*.whl
 
 clean:
-	rm -rf build dist *.egg-info stan/ops/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist site *.egg-info stan/ops/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
