@@ -23,6 +23,7 @@ class StackAggregation(nn.Module):
 
     def __init__(self, heads: int, value_channels: int, channels: int, matches: int, kernel: int) -> None:
         super().__init__()
+        self.gather = ops.GatherStack(heads=heads)
         self.conv = FoldedConv3d(
             heads * value_channels,
             channels,
@@ -33,7 +34,7 @@ class StackAggregation(nn.Module):
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """`value` (B, T, HD*C, H, W), the others as from `stan.ops`, to `(B*T, channels, H, W)`."""
-        stack = ops.gather_stack(value, weights, offsets, frames)  # (B, HD, K, T, C, H, W)
+        stack = self.gather(value, weights, offsets, frames)  # (B, HD, K, T, C, H, W)
         stack = stack.permute(0, 3, 1, 4, 2, 5, 6)  # (B, T, HD, C, K, H, W)
         return self.conv(stack.flatten(2, 4).flatten(0, 1))
 
@@ -49,11 +50,12 @@ class SumAggregation(nn.Module):
 
     def __init__(self, heads: int, value_channels: int, channels: int) -> None:
         super().__init__()
+        self.gather = ops.Gather(heads=heads)
         self.conv = nn.Conv2d(heads * value_channels, channels, 1)
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """`value` (B, T, HD*C, H, W), the others as from `stan.ops`, to `(B*T, channels, H, W)`."""
-        return self.conv(ops.gather(value, weights, offsets, frames).flatten(0, 1))
+        return self.conv(self.gather(value, weights, offsets, frames).flatten(0, 1))
 
 
 def aggregation(
