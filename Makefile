@@ -52,7 +52,7 @@ test-all: lint
 
 # The site needs none of the package's own requirements: docstrings are read, not imported.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo site/index.html
 
 $(VENV)/.docs: docs/requirements.txt
