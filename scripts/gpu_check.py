@@ -178,7 +178,9 @@ def _benchmark(run: Run, bench: Path, words: list[str], rival: str | None) -> No
         "import argparse, sys; from stan.cli import bench; parser = argparse.ArgumentParser(); "
         "bench.add_arguments(parser); sys.exit(bench.run(parser.parse_args()))"
     )  # not `stan bench`, which would load what every other command needs
-    methods = ["--methods", f"native,reference,grid_sample,unfold,database,{rival}"] if rival else []
+    methods = (
+        ["--methods", f"native,reference,candidates,grid_sample,unfold,database,{rival}"] if rival else []
+    )
     files = ["--json", str(bench), "--markdown", str(bench.with_suffix(".md"))]
     run.command("benchmark", [sys.executable, "-c", code, "op", *words, *methods, *files], 180)
 

@@ -17,7 +17,7 @@ method that does not fit in memory or takes too long is named as such. The first
 yardstick of the ratios.
 
   stan bench op --quick
-  stan bench op --size 128x128 --size 480x854 --methods native,grid_sample --json bench.json
+  stan bench op --size 128x128 --size 480x854 --methods native,candidates --json bench.json
 """
 
 

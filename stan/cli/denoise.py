@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -24,11 +25,12 @@ HELP = "denoise a video file, a folder of pictures, or a stream"
 
 EPILOG = """\
 examples:
-  stan denoise in.mp4 out.mp4 --checkpoint model.ckpt             # noise level found by itself
-  stan denoise in.mp4 out.mkv --checkpoint model.ckpt --sigma 25 --lossless
-  stan denoise frames/ clean/ --checkpoint model.ckpt             # a folder of pictures; 'shot/*.png' too
-  stan denoise in.mp4 out.mp4 --checkpoint model.ckpt --preview 4 # look at four frames first
-  ffmpeg -i in.mp4 -f yuv4mpegpipe - | stan denoise - - --stream --checkpoint model.ckpt | ffplay -
+  stan denoise in.mp4 out.mp4                                     # noise level found by itself
+  stan denoise in.mp4 out.mkv --sigma 25 --lossless
+  stan denoise frames/ clean/                                     # a folder of pictures; 'shot/*.png' too
+  stan denoise in.mp4 out.mp4 --preview 4                         # look at four frames first
+  stan denoise in.mp4 out.mp4 --checkpoint runs/mine/best.ckpt    # a network of your own
+  ffmpeg -i in.mp4 -f yuv4mpegpipe - | stan denoise - - --stream | ffplay -
 
 Frame times, colour, turn, pixel shape, bit depth, sound and subtitles are kept. Ctrl-C leaves what was done
 as OUTPUT's name with .partial before the ending. docs/denoise.md shows every option at work.
@@ -47,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add(parser, "input", "INPUT", "video file, folder of pictures, glob pattern; - with --stream")
     add(parser, "output", "OUTPUT", "video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream")
-    add(parser, "--checkpoint", "FILE", "trained network (.ckpt or .safetensors)", required=True)
+    help = "trained network: a file, or a name of `stan models` (default: the best of those for the device)"
+    add(parser, "--checkpoint", "FILE|NAME", help)
 
     noise = parser.add_argument_group("noise")
     level = noise.add_mutually_exclusive_group()
@@ -235,12 +238,13 @@ def _source(args: argparse.Namespace) -> Any:
 def _model(args: argparse.Namespace) -> VideoDenoiser:
     from stan.device import choose
     from stan.models import load
+    from stan.models.shipped import best_for
 
-    model = load(args.checkpoint, choose(args.device))
+    device = choose(args.device)
+    checkpoint = args.checkpoint or best_for(device.type).name
+    model = load(checkpoint, device)
     if args.blind and not model.blind:
-        raise StanError(
-            f"{args.checkpoint} is not blind: it takes a noise level; use --sigma S or --sigma auto"
-        )
+        raise StanError(f"{checkpoint} is not blind: it takes a noise level; use --sigma S or --sigma auto")
     return model
 
 
@@ -299,7 +303,13 @@ def _terminable() -> Iterator[None]:
 
 
 def _tell(line: str) -> None:
-    print(f"stan: {line}", file=sys.stderr, flush=True)
+    """A line on standard error; where that is closed or full, nowhere: the result does not depend on it."""
+    if sys.stderr is None:
+        return
+    try:
+        print(f"stan: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _sigma(text: str) -> Any:

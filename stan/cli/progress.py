@@ -71,7 +71,7 @@ def lines(tell: Callable[[str], None], clock: Callable[[], float] = time.monoton
 def progress_bar(what: str, tell: Callable[[str], None]) -> Iterator[Progress]:
     """Shows on standard error how far the work in the block is: ``what`` with a bar on a terminal, else lines
     by ``tell``."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lines(tell)
         return
     from rich.console import Console

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stan.errors import CheckpointError, ConfigError
 from stan.evaluation.provenance import file_hash
+from stan.models.shipped import find
 from stan.ops.backend import in_use
 from stan.registry import baselines as BASELINES
 
@@ -309,21 +310,22 @@ def open_methods(words: Any, **network: Any) -> list[Method]:
         )
     for word in listed:
         if not isinstance(word, (str, Path)) or not str(word):
-            raise ConfigError(f"checkpoint: {word!r} should be a file or one of {', '.join(BASELINES)}")
+            raise ConfigError(
+                f"checkpoint: {word!r} should be a file, a name of `stan models` or one of {', '.join(BASELINES)}"
+            )
         if listed.count(word) > 1:
             raise ConfigError(f"checkpoint names {word} twice")
-    paths = [Path(word).expanduser() for word in listed if word not in BASELINES]
-    for path in paths:
+    files = {word: find(Path(word).expanduser()) for word in listed if word not in BASELINES}
+    for path in files.values():
         if not path.is_file():
             raise CheckpointError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    labels = dict(zip(map(str, paths), label_paths(paths)))
+    labels = dict(zip(files, label_paths(list(files.values()))))
     methods: list[Method] = []
     for word in listed:
         if word in BASELINES:
             methods.append(BASELINES.build(word))
         else:
-            path = Path(word).expanduser()
-            methods.append(Network(path, labels[str(path)], **network))
+            methods.append(Network(files[word], labels[word], **network))
     return methods
 
 

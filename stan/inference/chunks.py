@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,6 +47,8 @@ class ChunkDenoiser:
         self.total = total
         self.plan = options.tiles or TilePlan()
         self.done = 0  # frames of the video that are given out
+        self._frames: Iterator[Frame] = iter(())
+        self._upcoming: Frame | None = None  # the next of them
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """The frames with denoised pixels; the first one is taken at once.
@@ -59,29 +60,34 @@ class ChunkDenoiser:
             StanError: if memory does not suffice for the smallest tiles.
             ConfigError: for a `memory` that is no size.
         """
-        frames = iter(frames)
-        first = next(frames, None)
-        if first is None:
+        self._frames = warn_untrained(frames, self.model)
+        self._upcoming = next(self._frames, None)
+        if self._upcoming is None:
             return iter(())
-        height, width = first.rgb.shape[1:]
+        height, width = self._upcoming.rgb.shape[1:]
         if self.options.tiles is None:
             o = self.options
             self.plan = plan_tiles(
                 self.model, (height, width), frames=self.total, memory=o.memory, dtype=o.dtype, flow=o.flow
             )
         log.info("denoising in %s", self.plan.describe(height, width, self.model.multiple))
-        return self._run(warn_untrained(chain([first], frames), self.model))
+        return self._run()
 
-    def _run(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        upcoming = next(frames, None)
-        while upcoming is not None:
-            scene = _Scene(upcoming, frames)
-            for frame in self._scene(scene):
+    def _run(self) -> Iterator[Frame]:
+        while self._upcoming is not None:
+            for frame in self._scene():
                 self.done += 1
                 yield frame
-            upcoming = scene.following
 
-    def _scene(self, scene: _Scene) -> Iterator[Frame]:
+    def _take(self, first: bool) -> Frame | None:
+        """The next frame, None at the end of the scene whose ``first`` it is or not."""
+        frame = self._upcoming
+        if frame is None or (frame.begins_scene and not first):
+            return None
+        self._upcoming = next(self._frames, None)
+        return frame
+
+    def _scene(self) -> Iterator[Frame]:
         """The denoised frames of one scene.
 
         Positions count from the scene's first frame. A chunk begins where the frames that are given out end,
@@ -92,7 +98,7 @@ class ChunkDenoiser:
         base = end = given = 0
         pending: Tensor | None = None  # result of the frames from `given` on that the next chunk shares
         while True:
-            while end <= given + self.plan.frames and (frame := scene.take()) is not None:
+            while end <= given + self.plan.frames and (frame := self._take(end == 0)) is not None:
                 held.append(frame)
                 end += 1
             stop = min(given + self.plan.frames, end)
@@ -149,24 +155,6 @@ class ChunkDenoiser:
         log.warning("out of memory; trying again in %s", smaller.describe(height, width, multiple))
         self.plan = smaller
         return None
-
-
-class _Scene:
-    """The frames of one scene, taken one by one from a stream that goes on after it."""
-
-    def __init__(self, first: Frame, frames: Iterator[Frame]) -> None:
-        self._next: Frame | None = first
-        self._frames = frames
-        self.following: Frame | None = None  # first frame of the scene after this one, once this one ended
-
-    def take(self) -> Frame | None:
-        """The next frame, or None at the end of the scene."""
-        frame = self._next
-        if frame is not None:
-            self._next = next(self._frames, None)
-            if self._next is not None and self._next.begins_scene:
-                self.following, self._next = self._next, None
-        return frame
 
 
 def stack_sigma(chunk: list[Frame]) -> Tensor | None:

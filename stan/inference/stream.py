@@ -191,6 +191,8 @@ def _reading(place: str | BinaryIO, stack: ExitStack) -> BinaryIO:
     if not isinstance(place, str):
         return place
     if place == "-":
+        if sys.stdin is None:
+            raise VideoError("standard input is closed: pipe Y4M into it")
         if sys.stdin.isatty():
             raise VideoError(
                 "standard input is a terminal: pipe Y4M into it (ffmpeg -i FILE -f yuv4mpegpipe - | ...)"
@@ -206,6 +208,8 @@ def _writing(place: str | BinaryIO, stack: ExitStack) -> BinaryIO:
     if not isinstance(place, str):
         return place
     if place == "-":
+        if sys.stdout is None:
+            raise VideoError("standard output is closed: pipe it on (... | ffmpeg -i - out.mp4)")
         if sys.stdout.isatty():
             raise VideoError("standard output is a terminal: pipe it on (... | ffmpeg -i - out.mp4)")
         return sys.stdout.buffer

@@ -42,6 +42,7 @@ class StackAggregation(nn.Module):
     def __init__(self, values: Values) -> None:
         super().__init__()
         v = values
+        self.gather = ops.GatherStack(heads=v.heads)
         self.conv = FoldedConv3d(
             v.heads * v.value_channels,
             v.channels,
@@ -52,7 +53,7 @@ class StackAggregation(nn.Module):
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """`value` (B, T, HD*C, H, W), the others as from `stan.ops`, to `(B*T, channels, H, W)`."""
-        stack = ops.gather_stack(value, weights, offsets, frames)  # (B, HD, K, T, C, H, W)
+        stack = self.gather(value, weights, offsets, frames)  # (B, HD, K, T, C, H, W)
         stack = stack.permute(0, 3, 1, 4, 2, 5, 6)  # (B, T, HD, C, K, H, W)
         return self.conv(stack.flatten(2, 4).flatten(0, 1))
 
@@ -67,8 +68,9 @@ class SumAggregation(nn.Module):
 
     def __init__(self, values: Values) -> None:
         super().__init__()
+        self.gather = ops.Gather(heads=values.heads)
         self.conv = nn.Conv2d(values.heads * values.value_channels, values.channels, 1)
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """`value` (B, T, HD*C, H, W), the others as from `stan.ops`, to `(B*T, channels, H, W)`."""
-        return self.conv(ops.gather(value, weights, offsets, frames).flatten(0, 1))
+        return self.conv(self.gather(value, weights, offsets, frames).flatten(0, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,25 +76,10 @@ class Alignment(nn.Module):
 class Shifted(Alignment):
     """Search around where the flow points; later blocks refine what the first one found."""
 
-    def forward(
-        self, query: Tensor, key: Tensor, flow: Tensor | None, earlier: ops.Matches | None
-    ) -> ops.Matches:
-        """See `Alignment.forward`."""
-        s = self.search
-        if earlier is not None:
-            return ops.refine(
-                query,
-                key,
-                earlier.offsets,
-                earlier.frames,
-                window=s.refine_window,
-                heads=s.heads,
-                patch=s.patch,
-            )
-        return ops.shifted_nls(
-            query,
-            key,
-            flow,
+    def __init__(self, search: Search) -> None:
+        super().__init__(search)
+        s = search
+        self.find = ops.ShiftedNLS(
             window=s.window,
             temporal_window=s.temporal_window,
             topk=s.search_matches,
@@ -103,6 +88,15 @@ class Shifted(Alignment):
             select=s.select,
             causal=s.causal,
         )
+        self.refine = ops.Refine(window=s.refine_window, heads=s.heads, patch=s.patch)
+
+    def forward(
+        self, query: Tensor, key: Tensor, flow: Tensor | None, earlier: ops.Matches | None
+    ) -> ops.Matches:
+        """See `Alignment.forward`."""
+        if earlier is not None:
+            return self.refine(query, key, earlier.offsets, earlier.frames)
+        return self.find(query, key, flow)
 
 
 @alignments.register("unshifted")
@@ -148,12 +142,13 @@ class SpaceTimeAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.matches = matches
+        self.weights = ops.Weights(scale, heads=heads, learned=learn_scale)
+        self.register_state_dict_post_hook(_keep_name_of_scale)
+        self.register_load_state_dict_pre_hook(_find_scale)
         self.query = nn.Conv2d(channels, heads * key_channels, 1)
         self.key = nn.Conv2d(channels, heads * key_channels, 1)
         self.value = nn.Conv2d(channels, heads * value_channels, 1)
         self.alignment = alignment
-        self.log_scale = nn.Parameter(torch.full((heads,), scale).log()) if learn_scale else None
-        self.scale = scale
         self.aggregate = aggregate
 
     @torch.no_grad()
@@ -182,9 +177,20 @@ class SpaceTimeAttention(nn.Module):
         )  # each (B, T, HD*C, H, W)
         found = self.alignment(query, key, flow, earlier)
         scores, offsets, frames = best(found, self.matches)
-        scale = self.scale if self.log_scale is None else self.log_scale.exp()
-        weights = ops.weights(scores, scale)
+        weights = self.weights(scores)
         return self.aggregate(value, weights, offsets, frames), found, weights
+
+
+def _keep_name_of_scale(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+    """In files the learned scale has kept the name that it had as a parameter of the attention itself."""
+    if f"{prefix}weights.log_scale" in state:
+        state[f"{prefix}log_scale"] = state.pop(f"{prefix}weights.log_scale")
+
+
+def _find_scale(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    """The way back."""
+    if f"{prefix}log_scale" in state:
+        state[f"{prefix}weights.log_scale"] = state.pop(f"{prefix}log_scale")
 
 
 def best(found: ops.Matches, matches: int) -> ops.Matches:

@@ -10,8 +10,6 @@ A backend is a module with these functions. Their arguments are already checked 
 - ``gather(value, weights, offsets, frames, spec: GatherSpec) -> Tensor``
 - ``gather_stack(value, weights, offsets, frames, spec: GatherSpec) -> Tensor``
 - ``scatter(source, weights, offsets, frames, size, spec: GatherSpec) -> Tensor``
-- ``attention(query, key, value, flow, scale, spec: SearchSpec) -> Tensor``: search, softmax and weighted sum;
-  scale is a number or an (HD,) tensor
 """
 
 from __future__ import annotations

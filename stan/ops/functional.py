@@ -10,6 +10,8 @@ Shape letters: B batch, T frames, HD heads, C channels per head, H x W pixels, H
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,28 +19,22 @@ from torch import Tensor
 from . import backend as backends
 from . import checks, inputs
 from .softmax import weights as weights
-from .types import Matches, Metric, RefineSpec, SearchSpec, Select, SelfMatch, score_dtype
+from .types import GatherSpec, Matches, RefineSpec, SearchSpec, score_dtype, takes_settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .types import SearchSettings, WindowSettings
 
 
+@takes_settings(SearchSpec)
 def shifted_nls(
     query: Tensor,  # (B, T, HD*C, H, W)
     key: Tensor,  # (B, T, HD*C, Hk, Wk)
     flow: Tensor | None = None,  # (B, T, W_t-1, 2, Hq, Wq) or (B, HD, T, W_t-1, 2, Hq, Wq)
     *,
-    window: int = 9,
-    temporal_window: int = 1,
-    topk: int = 10,
-    heads: int = 1,
-    patch: int = 1,
-    dilation: int = 1,
-    stride: int = 1,
-    key_stride: float = 1.0,
-    metric: Metric = "l2",
-    select: Select = "all",
-    self_match: SelfMatch = "keep",
-    slide: bool = True,
-    causal: bool = False,
     backend: str | None = None,
+    **settings: Unpack[SearchSettings],
 ) -> Matches:
     """Find the most similar key patches of every query, in small windows centred where the flow points.
 
@@ -53,28 +49,9 @@ def shifted_nls(
         flow: displacement (dx, dy) in key pixels from each query to each other searched frame, in slot order;
             fractional. None is zero flow, as is any component that is NaN or infinite. Use ``flow.round()``
             for a search without interpolation.
-        window: side ws of the search window, in grid steps. An even window reaches one step further
-            right and down.
-        temporal_window: frames wt searched on each side. W_t = 2*wt + 1 frames are searched: slot 0 is the
-            query's own frame t, then t+1, t+2, ..., then t-1, t-2, ...; at the ends of the clip the range
-            slides inwards.
-        topk: matches kept; for each searched frame if `select` is "each".
-        heads: number HD of heads.
-        patch: side ps of the compared patches, odd. Pixels outside the image are reflected.
-        dilation: distance between patch pixels.
-        stride: distance between queries; they lie at pixels 0, stride, 2*stride, ...
-        key_stride: distance s_k between candidates, in pixels; may be fractional.
-        metric: "l2", minus the sum of squared differences, or "dot", the sum of products; over patch and
-            channels.
-        select: "all" keeps the best over all searched frames; "each" keeps `topk` for every slot, in slot
-            order, so that K = topk * W_t.
-        self_match: what becomes of the query's own position (the centre of slot 0): "keep" treats it as any
-            other, "first" puts it in place 0 whatever its score, "exclude" leaves it out.
-        slide: move each window in whole grid steps so that it stays inside the image, as far as it fits.
-            Candidates outside the image are invalid.
-        causal: search frames t, t-1, ..., t-wt (W_t = wt + 1), for streaming. Frames before the clip hold no
-            valid candidates.
         backend: "reference", "native", or None for the best one here.
+        settings: `window`, `temporal_window`, `topk`, `heads`, ...: those of `SearchSpec`, which tells their
+            meaning and defaults.
 
     Returns:
         `Matches` (scores, offsets, frames), best first. Ties go to the lower candidate index (slot, row,
@@ -83,40 +60,20 @@ def shifted_nls(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    spec = SearchSpec(
-        window=window,
-        temporal_window=temporal_window,
-        topk=topk,
-        heads=heads,
-        patch=patch,
-        dilation=dilation,
-        stride=stride,
-        key_stride=key_stride,
-        metric=metric,
-        select=select,
-        self_match=self_match,
-        slide=slide,
-        causal=causal,
-    )
-    return search(query, key, flow, spec, backend)
+    return search(query, key, flow, SearchSpec(**settings), backend)
 
 
+@takes_settings(RefineSpec)
 def refine(
     query: Tensor,  # (B, T, HD*C, H, W)
     key: Tensor,  # (B, T, HD*C, Hk, Wk)
     offsets: Tensor,  # (B, HD, T, Hq, Wq, K, 2)
     frames: Tensor,  # (B, HD, T, Hq, Wq, K)
     *,
-    window: int = 1,
     topk: int | None = None,
     heads: int | None = None,
-    patch: int = 1,
-    dilation: int = 1,
-    stride: int = 1,
-    key_stride: float = 1.0,
-    metric: Metric = "l2",
-    slide: bool = True,
     backend: str | None = None,
+    **settings: Unpack[WindowSettings],
 ) -> Matches:
     """Search again in a small window around each match of an earlier search; window=1 only scores anew.
 
@@ -124,13 +81,14 @@ def refine(
     candidate twice and may be kept twice.
 
     Args:
-        query, key, patch, dilation, stride, key_stride, metric, slide, backend: as in `shifted_nls`.
+        query, key, backend: as in `shifted_nls`.
         offsets: (dx, dy) of the earlier matches in pixels.
         frames: int32 or int64 frame indices of the earlier matches. A frame outside [0, T) marks an empty
             match, whose candidates are invalid.
-        window: side wr of the window around each match, in grid steps.
         topk: matches kept; None keeps as many as came in.
         heads: number of heads; None takes it from `offsets`.
+        settings: `window`, `patch`, `stride`, ...: the others of `WindowSpec`, which tells their meaning;
+            `window`, the side wr of the window around each match, is 1 unless given.
 
     Returns:
         `Matches`, the best over all windows first (ties: lower match, row, column).
@@ -138,22 +96,12 @@ def refine(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    checks.whole("stride", stride, 1)
-    offsets, frames = inputs.refine_inputs(query, key, offsets, frames, stride)
+    frames = inputs.match_frames(offsets, frames)
     inputs.same_heads("offsets", offsets, heads)
-    incoming = offsets.shape[5]
-    spec = RefineSpec(
-        incoming=incoming,
-        window=window,
-        topk=incoming if topk is None else topk,
-        heads=offsets.shape[1],
-        patch=patch,
-        dilation=dilation,
-        stride=stride,
-        key_stride=key_stride,
-        metric=metric,
-        slide=slide,
-    )
+    heads, incoming = offsets.shape[1], offsets.shape[5]
+    kept = incoming if topk is None else topk
+    spec = RefineSpec(incoming=incoming, topk=kept, heads=heads, **settings)
+    offsets = inputs.refine_inputs(query, key, offsets, frames, spec)
     return backends.resolve(backend, query, key).refine(query, key, offsets, frames, spec)
 
 
@@ -336,6 +284,7 @@ def scatter(
     return chosen.scatter(source, weights, offsets, frames, size, spec)
 
 
+@takes_settings(SearchSpec)
 def shifted_attention(
     query: Tensor,  # (B, T, HD*C, H, W)
     key: Tensor,  # (B, T, HD*C, Hk, Wk)
@@ -343,25 +292,12 @@ def shifted_attention(
     flow: Tensor | None = None,  # (B, T, W_t-1, 2, Hq, Wq) or (B, HD, T, W_t-1, 2, Hq, Wq)
     *,
     scale: float | Tensor = 10.0,
-    window: int = 9,
-    temporal_window: int = 1,
-    topk: int = 10,
-    heads: int = 1,
-    patch: int = 1,
-    dilation: int = 1,
-    stride: int = 1,
-    key_stride: float = 1.0,
-    metric: Metric = "l2",
-    select: Select = "all",
-    self_match: SelfMatch = "keep",
-    slide: bool = True,
-    causal: bool = False,
     backend: str | None = None,
+    **settings: Unpack[SearchSettings],
 ) -> Tensor:
     """Attend over space and time: `shifted_nls`, then `weights`, then `gather` of single pixels, in one call.
 
-    A backend may do the three in one go; the result is the same. `patch` and `dilation` are those of the
-    search.
+    `patch` and `dilation` are those of the search.
 
     Args:
         query, key, flow: as in `shifted_nls`, with all its settings.
@@ -374,22 +310,7 @@ def shifted_attention(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    spec = SearchSpec(
-        window=window,
-        temporal_window=temporal_window,
-        topk=topk,
-        heads=heads,
-        patch=patch,
-        dilation=dilation,
-        stride=stride,
-        key_stride=key_stride,
-        metric=metric,
-        select=select,
-        self_match=self_match,
-        slide=slide,
-        causal=causal,
-    )
-    return attend(query, key, value, flow, scale, spec, backend)
+    return attend(query, key, value, flow, scale, SearchSpec(**settings), backend)
 
 
 def search(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec, backend: str | None) -> Matches:
@@ -413,4 +334,8 @@ def attend(
     checks.shaped("value", value, (*query.shape[:2], None, None, None), f"{inputs.VIDEO_AXES} as query")
     checks.same_device("query", query, value=value)
     checks.scale_of("scale", scale, spec.heads)
-    return backends.resolve(backend, query, key, value).attention(query, key, value, flow, scale, spec)
+    chosen = backends.resolve(backend, query, key, value)
+    scores, offsets, frames = chosen.search(query, key, flow, spec)
+    attended = weights(scores, scale)
+    matches = inputs.match_inputs("value", value, attended, offsets, frames, spec.heads)
+    return chosen.gather(value, *matches, GatherSpec(heads=spec.heads, stride=spec.stride))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .types import GatherSpec, SearchSpec, score_dtype
+from .types import GatherSpec, RefineSpec, SearchSpec, score_dtype
 
 FLOW_AXES = "(B, T, W_t-1, 2, Hq, Wq)"
 HEAD_FLOW_AXES = "(B, HD, T, W_t-1, 2, Hq, Wq)"
@@ -52,17 +52,14 @@ def search_inputs(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchS
     return flow.to(score_dtype(query)) if spec.slots > 1 else None
 
 
-def refine_inputs(
-    query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, stride: int
-) -> tuple[Tensor, Tensor]:
-    """Check the tensors of a refinement; return offsets in the type of the scores, frames as int32."""
-    frames = _frames_of(offsets, frames)
-    videos(query, key, offsets.shape[1])
+def refine_inputs(query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, spec: RefineSpec) -> Tensor:
+    """Check query and key against earlier matches; return the offsets in the type of the scores."""
+    videos(query, key, spec.heads)
     batch, time, _, height, width = query.shape
-    grid = (batch, None, time, (height - 1) // stride + 1, (width - 1) // stride + 1, None, 2)
-    checks.shaped("offsets", offsets, grid, f"{OFFSET_AXES} for this query and stride {stride}")
+    grid = (batch, None, time, (height - 1) // spec.stride + 1, (width - 1) // spec.stride + 1, None, 2)
+    checks.shaped("offsets", offsets, grid, f"{OFFSET_AXES} for this query and stride {spec.stride}")
     checks.same_device("query", query, offsets=offsets, frames=frames)
-    return offsets.to(score_dtype(query)), frames
+    return offsets.to(score_dtype(query))
 
 
 def flow_inputs(forward: Tensor, backward: Tensor, slots: int) -> tuple[Tensor, Tensor]:
@@ -101,7 +98,7 @@ def match_inputs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check matches against a video; return weights and offsets in the type of the sums, frames as int32."""
     checks.video(name, video, heads)
-    frames = _frames_of(offsets, frames)
+    frames = match_frames(offsets, frames)
     checks.shaped("offsets", offsets, (*weights.shape, 2), f"{OFFSET_AXES} as weights")
     expected = (video.shape[0], heads, video.shape[1], None, None, None)
     checks.shaped("weights", weights, expected, f"{MATCH_AXES} for this {name}")
@@ -117,7 +114,7 @@ def size_of(size: tuple[int, int]) -> tuple[int, int]:
     return checks.whole("size", size[0], 1), checks.whole("size", size[1], 1)
 
 
-def _frames_of(offsets: Tensor, frames: Tensor) -> Tensor:
+def match_frames(offsets: Tensor, frames: Tensor) -> Tensor:
     """Check offsets and frames against each other; return frames as int32."""
     checks.floating("offsets", offsets, 7, OFFSET_AXES)
     checks.shaped("offsets", offsets, (None,) * 6 + (2,), OFFSET_AXES)

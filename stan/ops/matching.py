@@ -87,7 +87,7 @@ class _Search:
         image, x, y = self.grid.locate(number)
         px, py = self.positions_of(x, y, shift, places)  # (n, K)
         searched = self.grid.searched(image[:, None], self.frames_of(frame, places))
-        scores = self.similarity(image, x, y, searched, px, py).masked_fill(places < 0, 0.0)
+        scores = self.similarity(image, x, y, searched, px, py, empty=places < 0).masked_fill(places < 0, 0.0)
         return scores, self.offsets(x, y, px, py, places)
 
     def positions(
@@ -125,12 +125,13 @@ class _Search:
         px: Tensor,
         py: Tensor,
         tight: bool = False,
+        empty: Tensor | None = None,
     ) -> Tensor:
         """Scores (n, ...) of the key positions (px, py) for the queries (n,), over patch and channels."""
         total = px.new_zeros(())
         for shift in patch_pixels(self.spec.patch, self.spec.dilation):
             q = self.query.read(image, x + shift[0], y + shift[1])  # (n, C)
-            k = self.key.sums(*self.key.taps(searched, px, py, shift, tight))  # (n, ..., C)
+            k = self.key.sums(*self.key.taps(searched, px, py, shift, tight, empty))  # (n, ..., C)
             q = q.reshape(len(q), *[1] * (k.dim() - 2), q.shape[1])
             total = total + ((q * k).sum(-1) if self.spec.metric == "dot" else -(q - k).square().sum(-1))
         return total

@@ -5,54 +5,28 @@ Each module documents only what differs from its function; arguments mean the sa
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from . import checks, functional, inputs
-from .types import GatherSpec, Matches, Metric, RefineSpec, SearchSpec, Select, SelfMatch
+from .types import GatherSpec, Matches, RefineSpec, SearchSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .types import SearchSettings, WindowSettings
 
 
 class ShiftedNLS(nn.Module):
     """`shifted_nls` as a module."""
 
-    def __init__(
-        self,
-        *,
-        window: int = 9,
-        temporal_window: int = 1,
-        topk: int = 10,
-        heads: int = 1,
-        patch: int = 1,
-        dilation: int = 1,
-        stride: int = 1,
-        key_stride: float = 1.0,
-        metric: Metric = "l2",
-        select: Select = "all",
-        self_match: SelfMatch = "keep",
-        slide: bool = True,
-        causal: bool = False,
-        backend: str | None = None,
-    ) -> None:
+    def __init__(self, *, backend: str | None = None, **settings: Unpack[SearchSettings]) -> None:
         super().__init__()
         self.backend = backend
-        self.spec = SearchSpec(
-            window=window,
-            temporal_window=temporal_window,
-            topk=topk,
-            heads=heads,
-            patch=patch,
-            dilation=dilation,
-            stride=stride,
-            key_stride=key_stride,
-            metric=metric,
-            select=select,
-            self_match=self_match,
-            slide=slide,
-            causal=causal,
-        )
+        self.spec = SearchSpec(**settings)
 
     def forward(self, query: Tensor, key: Tensor, flow: Tensor | None = None) -> Matches:
         """(B, T, HD*C, H, W) features and (B, T, W_t-1, 2, Hq, Wq) flow to `Matches`."""
@@ -60,7 +34,8 @@ class ShiftedNLS(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings that are not the default."""
-        return _changed(self.spec, SearchSpec(9, 1, 10, 1, 1, 1, 1, 1.0, "l2", "all", "keep", True, False))
+        changed = [f for f in fields(self.spec) if getattr(self.spec, f.name) != f.default]
+        return ", ".join(f"{f.name}={getattr(self.spec, f.name)!r}" for f in changed)
 
 
 class Refine(nn.Module):
@@ -69,46 +44,24 @@ class Refine(nn.Module):
     def __init__(
         self,
         *,
-        window: int = 1,
         topk: int | None = None,
         heads: int | None = None,
-        patch: int = 1,
-        dilation: int = 1,
-        stride: int = 1,
-        key_stride: float = 1.0,
-        metric: Metric = "l2",
-        slide: bool = True,
         backend: str | None = None,
+        **settings: Unpack[WindowSettings],
     ) -> None:
         super().__init__()
         kept = 1 if topk is None else topk
-        RefineSpec(kept, window, kept, 1, patch, dilation, stride, key_stride, metric, slide)  # only to check
-        self.heads = None if heads is None else checks.whole("heads", heads, 1)
-        self.window, self.topk, self.patch, self.dilation, self.stride = window, topk, patch, dilation, stride
-        self.key_stride, self.metric, self.slide, self.backend = key_stride, metric, slide, backend
+        RefineSpec(incoming=kept, topk=kept, heads=1 if heads is None else heads, **settings)  # only to check
+        self.topk, self.heads, self.backend, self.settings = topk, heads, backend, settings
 
     def forward(self, query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor) -> Matches:
         """(B, T, HD*C, H, W) features and earlier matches to `Matches`."""
-        return functional.refine(
-            query,
-            key,
-            offsets,
-            frames,
-            window=self.window,
-            topk=self.topk,
-            heads=self.heads,
-            patch=self.patch,
-            dilation=self.dilation,
-            stride=self.stride,
-            key_stride=self.key_stride,
-            metric=self.metric,
-            slide=self.slide,
-            backend=self.backend,
-        )
+        own: dict[str, Any] = {"topk": self.topk, "heads": self.heads, "backend": self.backend}
+        return functional.refine(query, key, offsets, frames, **own, **self.settings)
 
     def extra_repr(self) -> str:
-        """The main settings."""
-        return f"window={self.window}, topk={self.topk}, metric={self.metric!r}"
+        """The settings that were given."""
+        return ", ".join(f"{k}={v!r}" for k, v in {"topk": self.topk, **self.settings}.items())
 
 
 class SearchFlow(nn.Module):
@@ -168,12 +121,9 @@ class Weights(nn.Module):
 
     def __init__(self, scale: float = 10.0, *, heads: int = 1, learned: bool = False) -> None:
         super().__init__()
-        start = math.log(checks.positive("scale", scale))
-        checks.whole("heads", heads, 1)
-        self.start = float(scale)
-        self.log_scale = (
-            nn.Parameter(torch.full((heads,), start)) if checks.flag("learned", learned) else None
-        )
+        self.start = checks.positive("scale", scale)
+        start = torch.full((checks.whole("heads", heads, 1),), self.start).log()
+        self.log_scale = nn.Parameter(start) if checks.flag("learned", learned) else None
 
     @property
     def scale(self) -> float | Tensor:
@@ -189,23 +139,7 @@ class Weights(nn.Module):
         return f"scale={self.start}, learned={self.log_scale is not None}"
 
 
-class _OverMatches(nn.Module):
-    """Settings that `Gather`, `GatherStack` and `Scatter` share."""
-
-    def __init__(
-        self, heads: int | None, patch: int, dilation: int, stride: int, backend: str | None
-    ) -> None:
-        super().__init__()
-        GatherSpec(heads=1 if heads is None else heads, patch=patch, dilation=dilation, stride=stride)
-        self.heads, self.patch, self.dilation, self.stride = heads, patch, dilation, stride
-        self.backend = backend
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"patch={self.patch}, dilation={self.dilation}, stride={self.stride}"
-
-
-class Gather(_OverMatches):
+class Gather(nn.Module):
     """`gather` as a module."""
 
     def __init__(
@@ -217,66 +151,46 @@ class Gather(_OverMatches):
         stride: int = 1,
         backend: str | None = None,
     ) -> None:
-        super().__init__(heads, patch, dilation, stride, backend)
+        super().__init__()
+        GatherSpec(1 if heads is None else heads, patch, dilation, stride)  # only to check
+        self.settings: dict[str, Any] = {
+            "heads": heads,
+            "patch": patch,
+            "dilation": dilation,
+            "stride": stride,
+        }
+        self.backend = backend
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """(B, T, HD*C, H, W) values and weighted matches to (B, T, HD*C, Hq, Wq)."""
-        return functional.gather(
-            value,
-            weights,
-            offsets,
-            frames,
-            heads=self.heads,
-            patch=self.patch,
-            dilation=self.dilation,
-            stride=self.stride,
-            backend=self.backend,
-        )
+        return functional.gather(value, weights, offsets, frames, **self.settings, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
 
 
-class GatherStack(_OverMatches):
+class GatherStack(Gather):
     """`gather_stack` as a module."""
 
     def __init__(self, *, heads: int | None = None, stride: int = 1, backend: str | None = None) -> None:
-        super().__init__(heads, 1, 1, stride, backend)
+        super().__init__(heads=heads, stride=stride, backend=backend)
+        self.settings = {"heads": heads, "stride": stride}
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """(B, T, HD*C, H, W) values and weighted matches to (B, HD, K, T, C, Hq, Wq)."""
-        return functional.gather_stack(
-            value, weights, offsets, frames, heads=self.heads, stride=self.stride, backend=self.backend
-        )
+        return functional.gather_stack(value, weights, offsets, frames, **self.settings, backend=self.backend)
 
 
-class Scatter(_OverMatches):
-    """`scatter` as a module."""
+class Scatter(Gather):
+    """`scatter` as a module, with the settings of `Gather`."""
 
-    def __init__(
-        self,
-        *,
-        heads: int | None = None,
-        patch: int = 1,
-        dilation: int = 1,
-        stride: int = 1,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(heads, patch, dilation, stride, backend)
-
-    def forward(
+    def forward(  # type: ignore[override]  # it takes a size besides
         self, source: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, size: tuple[int, int]
     ) -> Tensor:
         """(B, T, HD*C, Hq, Wq) and weighted matches to (B, T, HD*C, *size)."""
-        return functional.scatter(
-            source,
-            weights,
-            offsets,
-            frames,
-            size=size,
-            heads=self.heads,
-            patch=self.patch,
-            dilation=self.dilation,
-            stride=self.stride,
-            backend=self.backend,
-        )
+        matches = (weights, offsets, frames)
+        return functional.scatter(source, *matches, size=size, **self.settings, backend=self.backend)
 
 
 class ShiftedAttention(nn.Module):
@@ -287,16 +201,19 @@ class ShiftedAttention(nn.Module):
         settings: those of `ShiftedNLS`.
     """
 
-    def __init__(self, *, scale: float = 10.0, learned: bool = False, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        scale: float = 10.0,
+        learned: bool = False,
+        backend: str | None = None,
+        **settings: Unpack[SearchSettings],
+    ) -> None:
         super().__init__()
-        self.search = ShiftedNLS(**settings)
+        self.search = ShiftedNLS(backend=backend, **settings)
         self.weights = Weights(scale, heads=self.search.spec.heads, learned=learned)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, flow: Tensor | None = None) -> Tensor:
         """(B, T, HD*C, H, W) query, key and value to (B, T, HD*Cv, Hq, Wq)."""
         search = self.search
         return functional.attend(query, key, value, flow, self.weights.scale, search.spec, search.backend)
-
-
-def _changed(spec: SearchSpec, default: SearchSpec) -> str:
-    return ", ".join(f"{k}={v!r}" for k, v in vars(spec).items() if v != getattr(default, k))

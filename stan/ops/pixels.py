@@ -6,6 +6,7 @@ weighted sum of four rows, which is what `torch.nn.functional.embedding_bag` com
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -84,11 +85,39 @@ class Images:
         return self.rows.index_select(0, image * (self.height * self.width) + pixel)
 
     def taps(
-        self, image: Tensor, x: Tensor, y: Tensor, shift: Shift, tight: bool = False
+        self,
+        image: Tensor,
+        x: Tensor,
+        y: Tensor,
+        shift: Shift,
+        tight: bool = False,
+        empty: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Row numbers and bilinear weights (..., 4) of the positions (x, y) moved by a patch pixel."""
+        """Row numbers and bilinear weights (..., 4) of the positions (x, y) moved by a patch pixel.
+
+        A NaN or an infinity at a tap of weight 0 can leak neither into the sum nor into a gradient: the tap is
+        then as with `tight`. Nor can one under an `empty` match (...), whose sum nobody uses.
+        """
         pixel, weight = bilinear_taps(x, y, self.width, self.height, shift, tight)
-        return image[..., None] * (self.height * self.width) + pixel, weight
+        first = image[..., None] * (self.height * self.width)
+        index = first + pixel
+        if not tight:
+            instead = first + bilinear_taps(x, y, self.width, self.height, shift, True)[0]
+            index = torch.where((weight == 0) & self.spoilt[index], instead, index)
+        if empty is not None:
+            index = torch.where(empty[..., None] & self.spoilt[index], self.unspoilt, index)
+        return index, weight
+
+    @functools.cached_property
+    def spoilt(self) -> Tensor:
+        """Which rows hold a number that is not finite, (B*HD*T*H*W,)."""
+        low, high = self.rows.detach().aminmax(dim=1)
+        return ~(low.isfinite() & high.isfinite())
+
+    @functools.cached_property
+    def unspoilt(self) -> Tensor:
+        """Number of a row that is not spoilt, if there is one; 0 where there are no rows."""
+        return self.spoilt.byte().argmin() if len(self.rows) else self.rows.new_zeros((), dtype=torch.long)
 
     def sums(self, index: Tensor, weight: Tensor) -> Tensor:
         """Weighted sums of rows: index and weight (..., J) give (..., C)."""

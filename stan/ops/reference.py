@@ -25,7 +25,6 @@ from torch.autograd.function import once_differentiable
 from .geometry import anchor, slot_frames
 from .matching import search_windows
 from .pixels import Grid, Images, Shift, as_video, by_query, chunks_of, patch_pixels, recomputed
-from .softmax import weights as softmax_weights
 from .types import GatherSpec, Matches, RefineSpec, SearchSpec, score_dtype
 
 P = ParamSpec("P")
@@ -134,18 +133,6 @@ def scatter(
     return _Scatter.apply(source, weights, offsets, frames, size, spec)
 
 
-@_untraced
-def attention(
-    query: Tensor, key: Tensor, value: Tensor, flow: Tensor | None, scale: float | Tensor, spec: SearchSpec
-) -> Tensor:
-    """See `stan.ops.shifted_attention`."""
-    matches = search(query, key, flow, spec)
-    weights = softmax_weights(matches.scores, scale)
-    pixels = GatherSpec(heads=spec.heads, patch=1, dilation=1, stride=spec.stride)
-    dtype = score_dtype(value)
-    return gather(value, weights.to(dtype), matches.offsets.to(dtype), matches.frames, pixels)
-
-
 def _follow(flow: Tensor, steps: int, stride: int) -> list[Tensor]:
     """Displacements after 1, 2, ... steps of one-step flow (B, T, 2, H, W).
 
@@ -190,8 +177,9 @@ def _match_taps(
     image, x, y = grid.locate(number)
     px = anchor(x[:, None].to(offsets.dtype), offsets[..., 0], images.width)  # (n, K)
     py = anchor(y[:, None].to(offsets.dtype), offsets[..., 1], images.height)
-    index, weight = images.taps(grid.searched(image[:, None], frames), px, py, shift)
-    weights = weights.masked_fill((frames < 0) | (frames >= grid.frames), 0.0)
+    empty = (frames < 0) | (frames >= grid.frames)
+    index, weight = images.taps(grid.searched(image[:, None], frames), px, py, shift, empty=empty)
+    weights = weights.masked_fill(empty, 0.0)
     return index, weight * weights[..., None]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .types import score_dtype
+from .types import RefineSpec, SearchSpec, score_dtype
 
 Grads = tuple[Tensor | None, ...]
 ops = torch.ops.stan
@@ -38,95 +38,74 @@ def _or_nothing(needed: bool, like: Tensor) -> Tensor:
     return torch.empty(like.shape if needed else (0,), dtype=like.dtype, device=like.device)
 
 
-# ------------------------------------------------------------------------------------------------------------- search
+def _asked(grads: tuple[Tensor, ...], needed: tuple[bool, ...]) -> Grads:
+    return tuple(grad if wanted else None for grad, wanted in zip(grads, needed))
 
 
-@torch.library.register_fake("stan::search")
-def _(
-    query: Tensor, key: Tensor, flow: Tensor | None, window: int, temporal_window: int, topk: int, heads: int,
-    patch: int, dilation: int, stride: int, key_stride: float, metric: str, select: str, self_match: str, slide: bool,
-    causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    slots = temporal_window + 1 if causal else 2 * temporal_window + 1
-    matches = topk * slots if select == "each" else topk
-    batch, frames, _, height, width = query.shape
-    shape = (batch, heads, frames, _side(height, stride), _side(width, stride), matches)
-    dtype = score_dtype(query)
+# -------------------------------------------------------------------------------------------------- search and refine
+# Their settings are keywords, those of SearchSpec and RefineSpec by name: what is said here does not list them.
+
+
+def _found(query: Tensor, grid: tuple[int, ...], matches: int) -> tuple[Tensor, Tensor, Tensor]:
+    shape, dtype = (*grid, matches), score_dtype(query)
     return (
         query.new_empty(shape, dtype=dtype),
         query.new_empty((*shape, 2), dtype=dtype),
         query.new_empty(shape, dtype=torch.int32),
     )
+
+
+@torch.library.register_fake("stan::search")
+def _(query: Tensor, key: Tensor, flow: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
+    spec = SearchSpec(**settings)
+    batch, frames, _, height, width = query.shape
+    grid = (batch, spec.heads, frames, _side(height, spec.stride), _side(width, spec.stride))
+    return _found(query, grid, spec.matches)
+
+
+@torch.library.register_fake("stan::refine")
+def _(
+    query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, **settings: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    spec = RefineSpec(incoming=frames.shape[5], **settings)
+    found = _found(query, frames.shape[:5], spec.topk)
+    return *found, torch.empty_like(found[2])
 
 
 @torch.library.register_fake("stan::search_backward")
 def _(
     grad_scores: Tensor, grad_offsets: Tensor, query: Tensor, key: Tensor, flow: Tensor | None, offsets: Tensor,
-    frames: Tensor, temporal_window: int, heads: int, patch: int, dilation: int, stride: int, metric: str,
-    causal: bool, need_query: bool, need_key: bool, need_flow: bool, deterministic: bool,
+    frames: Tensor, need_query: bool, need_key: bool, need_flow: bool, deterministic: bool, **settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     flow_like = grad_scores if flow is None else flow
     return _or_nothing(need_query, query), _or_nothing(need_key, key), _or_nothing(need_flow, flow_like)
 
 
-def _search_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, flow, _, temporal_window, _, heads, patch, dilation, stride, _, metric, _, _, _, causal = (
-        inputs
-    )
-    ctx.save_for_backward(query, key, flow, output[1], output[2])
-    ctx.settings = (temporal_window, heads, patch, dilation, stride, metric, causal)
-
-
-def _search_gradient(ctx: Any, grad_scores: Tensor, grad_offsets: Tensor, _: Tensor | None) -> Grads:
-    query, key, flow, offsets, frames = ctx.saved_tensors
-    needed = ctx.needs_input_grad[:3]
-    grads = ops.search_backward(
-        grad_scores, grad_offsets, query, key, flow, offsets, frames, *ctx.settings, *needed, _deterministic()
-    )
-    return (*_asked(grads, needed), *[None] * 13)
-
-
-# ------------------------------------------------------------------------------------------------------------- refine
-
-
-@torch.library.register_fake("stan::refine")
-def _(
-    query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, window: int, topk: int, patch: int, dilation: int,
-    stride: int, key_stride: float, metric: str, slide: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    shape = (*frames.shape[:5], topk)
-    dtype = score_dtype(query)
-    return (
-        query.new_empty(shape, dtype=dtype),
-        query.new_empty((*shape, 2), dtype=dtype),
-        query.new_empty(shape, dtype=torch.int32),
-        query.new_empty(shape, dtype=torch.int32),
-    )
-
-
 @torch.library.register_fake("stan::refine_backward")
 def _(
     grad_scores: Tensor, grad_offsets: Tensor, query: Tensor, key: Tensor, offsets_in: Tensor, offsets: Tensor,
-    frames: Tensor, parents: Tensor, patch: int, dilation: int, stride: int, metric: str, need_query: bool,
-    need_key: bool, need_offsets: bool, deterministic: bool,
+    frames: Tensor, parents: Tensor, need_query: bool, need_key: bool, need_offsets: bool, deterministic: bool,
+    **settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return _or_nothing(need_query, query), _or_nothing(need_key, key), _or_nothing(need_offsets, offsets_in)
 
 
-def _refine_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, offsets, _, _, _, patch, dilation, stride, _, metric, _ = inputs
-    ctx.save_for_backward(query, key, offsets, *output[1:])
-    ctx.settings = (patch, dilation, stride, metric)
+def _found_context(
+    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: tuple[Tensor, ...]
+) -> None:
+    ctx.save_for_backward(*inputs[:3], *output[1:])  # query, key, flow or offsets; where the matches are
+    ctx.nothing = (None,) * (len(inputs) - 3)
+    ctx.settings = keyword_only_inputs
 
 
-def _refine_gradient(
-    ctx: Any, grad_scores: Tensor, grad_offsets: Tensor, _frames: Tensor | None, _parents: Tensor | None
-) -> Grads:
-    needed = ctx.needs_input_grad[:3]
-    grads = ops.refine_backward(
-        grad_scores, grad_offsets, *ctx.saved_tensors, *ctx.settings, *needed, _deterministic()
-    )
-    return (*_asked(grads, needed), *[None] * 9)
+def _found_gradient(backward: Callable[..., Any]) -> Callable[..., Grads]:
+    def gradient(ctx: Any, grad_scores: Tensor, grad_offsets: Tensor, *_: Tensor | None) -> Grads:
+        needed = ctx.needs_input_grad[:3]
+        saved, how = ctx.saved_tensors, (*needed, _deterministic())
+        grads = backward(grad_scores, grad_offsets, *saved, *how, **ctx.settings)
+        return *_asked(grads, needed), *ctx.nothing
+
+    return gradient
 
 
 # -------------------------------------------------------------------------------------------------------- search_flow
@@ -167,39 +146,21 @@ def _search_flow_gradient(ctx: Any, grad: Tensor) -> Grads:
 
 @torch.library.register_fake("stan::gather")
 def _(
-    value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, patch: int, dilation: int, stride: int
-) -> Tensor:
-    return value.new_empty((*value.shape[:3], *weights.shape[3:5]))
-
-
-@torch.library.register_fake("stan::gather_stack")
-def _(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, stride: int) -> Tensor:
+    value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, patch: int, dilation: int, stride: int,
+    stack: bool,
+) -> Tensor:  # fmt: skip
     batch, heads, times, height, width, matches = weights.shape
-    return value.new_empty((batch, heads, matches, times, value.shape[2] // heads, height, width))
+    if stack:
+        return value.new_empty((batch, heads, matches, times, value.shape[2] // heads, height, width))
+    return value.new_empty((*value.shape[:3], height, width))
 
 
 @torch.library.register_fake("stan::gather_backward")
 def _(
     grad: Tensor, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, patch: int, dilation: int,
-    stride: int, need_value: bool, need_weights: bool, need_offsets: bool, deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return (
-        _or_nothing(need_value, value),
-        _or_nothing(need_weights, weights),
-        _or_nothing(need_offsets, offsets),
-    )
-
-
-@torch.library.register_fake("stan::gather_stack_backward")
-def _(
-    grad: Tensor, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, stride: int, need_value: bool,
-    need_weights: bool, need_offsets: bool, deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return (
-        _or_nothing(need_value, value),
-        _or_nothing(need_weights, weights),
-        _or_nothing(need_offsets, offsets),
-    )
+    stride: int, stack: bool, *needed: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return tuple(_or_nothing(need, like) for need, like in zip(needed, (value, weights, offsets)))
 
 
 def _gather_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -210,13 +171,7 @@ def _gather_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gather_gradient(ctx: Any, grad: Tensor) -> Grads:
     needed = ctx.needs_input_grad[:3]
     grads = ops.gather_backward(grad, *ctx.saved_tensors, *ctx.settings, *needed, _deterministic())
-    return (*_asked(grads, needed), *[None] * 4)
-
-
-def _gather_stack_gradient(ctx: Any, grad: Tensor) -> Grads:
-    needed = ctx.needs_input_grad[:3]
-    grads = ops.gather_stack_backward(grad, *ctx.saved_tensors, *ctx.settings, *needed, _deterministic())
-    return (*_asked(grads, needed), None, None)
+    return *_asked(grads, needed), *[None] * 5
 
 
 # Scatter is the gradient of gather with respect to the value, so it needs no kernel of its own.
@@ -230,10 +185,8 @@ def _scatter(
     source: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, height: int, width: int, *settings: int
 ) -> Tensor:
     shape_only = source.new_empty(()).expand(*source.shape[:3], height, width)
-    needed = (True, False, False)
-    return ops.gather_backward(
-        source, shape_only, weights, offsets, frames, *settings, *needed, _deterministic()
-    )[0]
+    how = (*settings, False, True, False, False, _deterministic())
+    return ops.gather_backward(source, shape_only, weights, offsets, frames, *how)[0]
 
 
 _library.impl("scatter", _scatter, "CompositeExplicitAutograd")
@@ -248,7 +201,7 @@ def _(
 
 def _scatter_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
-    ctx.settings = inputs[6:]
+    ctx.settings = (*inputs[6:], False)
 
 
 def _scatter_gradient(ctx: Any, grad: Tensor) -> Grads:
@@ -266,10 +219,6 @@ def _scatter_gradient(ctx: Any, grad: Tensor) -> Grads:
 # ----------------------------------------------------------------------------------------------------------- autograd
 
 
-def _asked(grads: tuple[Tensor, ...], needed: tuple[bool, ...]) -> Grads:
-    return tuple(grad if wanted else None for grad, wanted in zip(grads, needed))
-
-
 def _no_second_derivative(name: str) -> Callable[..., None]:
     def refuse(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError(f"stan::{name} cannot be differentiated: the operator has no second derivatives")
@@ -278,16 +227,15 @@ def _no_second_derivative(name: str) -> Callable[..., None]:
 
 
 _GRADIENTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "search": (_search_gradient, _search_context),
-    "refine": (_refine_gradient, _refine_context),
+    "search": (_found_gradient(ops.search_backward), _found_context),
+    "refine": (_found_gradient(ops.refine_backward), _found_context),
     "search_flow": (_search_flow_gradient, _search_flow_context),
     "gather": (_gather_gradient, _gather_context),
-    "gather_stack": (_gather_stack_gradient, _gather_context),
     "scatter": (_scatter_gradient, _scatter_context),
 }
 for _name, (_gradient, _context) in _GRADIENTS.items():
     torch.library.register_autograd(f"stan::{_name}", _gradient, setup_context=_context)
-for _name in ("search", "refine", "search_flow", "gather", "gather_stack"):
+for _name in ("search", "refine", "search_flow", "gather"):
     torch.library.register_autograd(f"stan::{_name}_backward", _no_second_derivative(f"{_name}_backward"))
 
 
@@ -302,14 +250,9 @@ def _meet(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def _search_types(query: Tensor, key: Tensor, flow: Tensor | None, *settings: Any) -> tuple[Any, ...]:
+def _search_types(query: Tensor, key: Tensor, shift: Tensor | None, *rest: Tensor) -> tuple[Any, ...]:
     query, key = _meet(query, key)
-    return (query, key, None if flow is None else flow.to(score_dtype(query)), *settings)
-
-
-def _refine_types(query: Tensor, key: Tensor, offsets: Tensor, *rest: Any) -> tuple[Any, ...]:
-    query, key = _meet(query, key)
-    return (query, key, offsets.to(score_dtype(query)), *rest)
+    return (query, key, None if shift is None else shift.to(score_dtype(query)), *rest)
 
 
 def _search_flow_types(forward: Tensor, backward: Tensor, *settings: Any) -> tuple[Any, ...]:
@@ -324,9 +267,9 @@ def _gather_types(value: Tensor, weights: Tensor, offsets: Tensor, *rest: Any) -
 def _register_autocast(name: str, types: Callable[..., tuple[Any, ...]]) -> None:
     op = getattr(ops, name).default
 
-    def rule(*args: Any) -> Any:
+    def rule(*args: Any, **settings: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return op(*types(*args))
+            return op(*types(*args), **settings)
 
     for key in ("AutocastCPU", "AutocastCUDA"):
         _library.impl(name, rule, key)
@@ -336,7 +279,7 @@ _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C
     torch._C.DispatchKey.AutocastCUDA
 )
 _register_autocast("search", _search_types)
-_register_autocast("refine", _refine_types)
+_register_autocast("refine", _search_types)
 _register_autocast("search_flow", _search_flow_types)
-for _name in ("gather", "gather_stack", "scatter"):
+for _name in ("gather", "scatter"):
     _register_autocast(_name, _gather_types)

@@ -1,12 +1,14 @@
-"""What the operator returns, and the settings that `functional` hands to a backend.
+"""What the operator returns, and its settings: spelled here, and handed on as one frozen record.
 
 Shape letters: B batch, T frames, HD heads, C channels per head, H x W pixels, Hq x Wq queries, K matches.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+import inspect
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, fields
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -17,9 +19,9 @@ Metric = Literal["l2", "dot"]
 Select = Literal["all", "each"]
 SelfMatch = Literal["keep", "first", "exclude"]
 
-METRICS = ("l2", "dot")
-SELECTIONS = ("all", "each")
-SELF_MATCHES = ("keep", "first", "exclude")
+METRICS, SELECTIONS, SELF_MATCHES = get_args(Metric), get_args(Select), get_args(SelfMatch)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def score_dtype(tensor: Tensor) -> torch.dtype:
@@ -40,9 +42,48 @@ class Matches(NamedTuple):
     frames: Tensor  # (B, HD, T, Hq, Wq, K) int32; frame index of the match, -1 if empty
 
 
-@dataclass(frozen=True)
-class SearchSpec:
-    """Settings of `shifted_nls`, whose docstring tells their meaning. One that exists is valid.
+class WindowSettings(TypedDict, total=False):
+    """Names and types of the settings that every search shares, for type checkers; see `WindowSpec`."""
+
+    window: int
+    patch: int
+    dilation: int
+    stride: int
+    key_stride: float
+    metric: Metric
+    slide: bool
+
+
+class SearchSettings(WindowSettings, total=False):
+    """Names and types of the settings of `shifted_nls`, for type checkers; see `SearchSpec`."""
+
+    topk: int
+    heads: int
+    temporal_window: int
+    select: Select
+    self_match: SelfMatch
+    causal: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSpec:
+    """Settings of a search in windows, around whatever anchors. One that exists is valid.
+
+    A new setting is a field here or in `SearchSpec`; csrc/settings.h takes it over by its name.
+
+    Args:
+        window: side of the search window, in grid steps. An even window reaches one step further right and
+            down.
+        topk: matches kept.
+        heads: number HD of heads.
+        patch: side ps of the compared patches, odd. Pixels outside the image are reflected.
+        dilation: distance between patch pixels.
+        stride: distance between queries; they lie at pixels 0, stride, 2*stride, ...
+        key_stride: distance s_k between candidates, in pixels; may be fractional.
+        metric: "l2", minus the sum of squared differences, or "dot", the sum of products; over patch and
+            channels.
+        slide: move each window in whole grid steps so that it stays inside the image, as far as it fits.
+            Candidates outside the image are invalid.
 
     Raises:
         TypeError, ValueError: a setting has the wrong type or value, or `topk` is above the number of
@@ -50,22 +91,18 @@ class SearchSpec:
     """
 
     window: int
-    temporal_window: int
     topk: int
-    heads: int
-    patch: int
-    dilation: int
-    stride: int
-    key_stride: float
-    metric: Metric
-    select: Select
-    self_match: SelfMatch
-    slide: bool
-    causal: bool
+    heads: int = 1
+    patch: int = 1
+    dilation: int = 1
+    stride: int = 1
+    key_stride: float = 1.0
+    metric: Metric = "l2"
+    slide: bool = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise unless every setting is valid by itself."""
         checks.whole("window", self.window, 1)
-        checks.whole("temporal_window", self.temporal_window, 0)
         checks.whole("topk", self.topk, 1)
         checks.whole("heads", self.heads, 1)
         checks.odd("patch", self.patch)
@@ -73,9 +110,41 @@ class SearchSpec:
         checks.whole("stride", self.stride, 1)
         checks.positive("key_stride", self.key_stride)
         checks.choice("metric", self.metric, METRICS)
+        checks.flag("slide", self.slide)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, as the native ops take them."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpec(WindowSpec):
+    """Settings of `shifted_nls`: those of `WindowSpec` and, for a search in time,
+
+    Args:
+        temporal_window: frames wt searched on each side. W_t = 2*wt + 1 frames are searched: slot 0 is the
+            query's own frame t, then t+1, t+2, ..., then t-1, t-2, ...; at the ends of the clip the range
+            slides inwards.
+        select: "all" keeps the best over all searched frames; "each" keeps `topk` for every slot, in slot
+            order, so that K = topk * W_t.
+        self_match: what becomes of the query's own position (the centre of slot 0): "keep" treats it as any
+            other, "first" puts it in place 0 whatever its score, "exclude" leaves it out.
+        causal: search frames t, t-1, ..., t-wt (W_t = wt + 1), for streaming. Frames before the clip hold no
+            valid candidates.
+    """
+
+    window: int = 9
+    topk: int = 10
+    temporal_window: int = 1
+    select: Select = "all"
+    self_match: SelfMatch = "keep"
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        self.check()
+        checks.whole("temporal_window", self.temporal_window, 0)
         checks.choice("select", self.select, SELECTIONS)
         checks.choice("self_match", self.self_match, SELF_MATCHES)
-        checks.flag("slide", self.slide)
         checks.flag("causal", self.causal)
         frames = self.slots if self.select == "all" else 1
         exclude = self.self_match == "exclude"
@@ -93,34 +162,17 @@ class SearchSpec:
         return self.topk * self.slots if self.select == "each" else self.topk
 
 
-@dataclass(frozen=True)
-class RefineSpec:
-    """Settings of `refine` for `incoming` matches a query. One that exists is valid."""
+@dataclass(frozen=True, kw_only=True)
+class RefineSpec(WindowSpec):
+    """Settings of `refine` for `incoming` matches a query: those of `WindowSpec`."""
 
-    incoming: int
+    window: int = 1
+    incoming: InitVar[int]
 
-    window: int
-    topk: int
-    heads: int
-    patch: int
-    dilation: int
-    stride: int
-    key_stride: float
-    metric: Metric
-    slide: bool
-
-    def __post_init__(self) -> None:
-        checks.whole("window", self.window, 1)
-        checks.whole("topk", self.topk, 1)
-        checks.whole("heads", self.heads, 1)
-        checks.odd("patch", self.patch)
-        checks.whole("dilation", self.dilation, 1)
-        checks.whole("stride", self.stride, 1)
-        checks.positive("key_stride", self.key_stride)
-        checks.choice("metric", self.metric, METRICS)
-        checks.flag("slide", self.slide)
-        origin = f"{self.incoming} match(es) of {self.window} x {self.window}"
-        checks.at_most_candidates(self.topk, self.incoming * self.window**2, origin)
+    def __post_init__(self, incoming: int) -> None:
+        self.check()
+        origin = f"{incoming} match(es) of {self.window} x {self.window}"
+        checks.at_most_candidates(self.topk, incoming * self.window**2, origin)
 
 
 @dataclass(frozen=True)
@@ -128,12 +180,31 @@ class GatherSpec:
     """Settings of `gather`, `scatter` and (patch 1) `gather_stack`. One that exists is valid."""
 
     heads: int
-    patch: int
-    dilation: int
-    stride: int
+    patch: int = 1
+    dilation: int = 1
+    stride: int = 1
 
     def __post_init__(self) -> None:
         checks.whole("heads", self.heads, 1)
         checks.odd("patch", self.patch)
         checks.whole("dilation", self.dilation, 1)
         checks.whole("stride", self.stride, 1)
+
+
+def takes_settings(spec: type[WindowSpec]) -> Callable[[Function], Function]:
+    """Let `help()` and `inspect.signature()` show the settings of `spec`, with their defaults, as arguments."""
+
+    def show(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        settings = [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+            for f in fields(spec)
+            if f.name not in signature.parameters
+        ]
+        first = next((n for n, p in enumerate(own) if p.kind is inspect.Parameter.KEYWORD_ONLY), len(own))
+        shown = signature.replace(parameters=[*own[:first], *settings, *own[first:]])
+        function.__signature__ = shown  # type: ignore[attr-defined]
+        return function
+
+    return show

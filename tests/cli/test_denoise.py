@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -232,6 +233,34 @@ def test_a_pipe_by_name(tmp_path: Path, clip: Path, checkpoints: Path) -> None:
     assert main(words) == 0
     thread.join(20)
     assert got == [y4m.read_bytes()]
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_nobody_listens(tmp_path: Path, clip: Path, checkpoints: Path, where: str) -> None:
+    """Standard error closed or full: the result is there, and nothing else on standard output."""
+    words = stan_command(
+        "denoise", clip, tmp_path / "o.mkv", "--chunk", "6", "--checkpoint", checkpoints / "sigma.ckpt"
+    )
+    done = subprocess.run(
+        f"{shlex.join(words)} {where}", shell=True, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'o.mkv'}\n")
+    assert len(probe_times(tmp_path / "o.mkv")) == 12
+
+
+@pytest.mark.parametrize(
+    ("where", "said"), [("<&-", "standard input is closed"), (">&-", "output is closed")]
+)
+def test_closed_pipes(tmp_path: Path, clip: Path, checkpoints: Path, where: str, said: str) -> None:
+    ffmpeg("-i", clip, tmp_path / "in.y4m")
+    words = stan_command(
+        "denoise", "-", "-", "--stream", "--sigma", "9", "--checkpoint", checkpoints / "blind.ckpt"
+    )
+    line = f"{shlex.join(words)} < {shlex.quote(str(tmp_path / 'in.y4m'))} {where}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_a_reader_that_goes_away(clip: Path, checkpoints: Path) -> None:

@@ -153,7 +153,7 @@ LONG = "x" * 5000
             "model.settings.flow_settings.blur=-1",
             ["model.settings.flow_settings.blur=-1", "from 0"],
         ),
-        ("seed: 1", "model.settings.matches=9", ["matches=9", "search_matches"]),
+        ("model: {name: unet_tiny}", "model.settings.matches=9", ["matches=9", "search_matches"]),
         ("seed: 1", "noise.settings.blur=1", ["'gaussian' has no setting 'blur'"]),
         ("seed: 1", "imports=no_such_module", ["'no_such_module'", "neither in"]),
         ("seed: 1", "imports=../up", ["no module name"]),

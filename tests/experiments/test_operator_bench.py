@@ -5,22 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from stan.cli import bench
 from stan.errors import StanError
 from stan.experiments.operator_bench import Settings, run_bench
+from stan.experiments.operator_bench.bench import Measurement, Report, Row, describe_machine
 from stan.experiments.operator_bench.cases import GOAL, Case, table
 from stan.experiments.operator_bench.competitors import COMPETITORS, Found
 from stan.experiments.operator_bench.memory import OUT_OF_MEMORY, Prober
-from stan.experiments.operator_bench.methods import METHODS, agreement, call
-from stan.experiments.operator_bench.report import disagreements, markdown
+from stan.experiments.operator_bench.methods import METHODS, OURS, PASSES, agreement, call
+from stan.experiments.operator_bench.report import against_leanest, disagreements, markdown, print_tables
+from stan.experiments.operator_bench.timing import Ceilings
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = replace(GOAL, name="small", height=18, width=21)
@@ -120,6 +125,41 @@ def test_a_method_with_other_matches_is_denounced(tmp_path: Path) -> None:
     assert "| small | 18x21 |" in markdown(report)
 
 
+def test_every_method_and_figure_fits_into_80_columns() -> None:
+    methods = (*OURS, *COMPETITORS)
+    row = Row(replace(GOAL, heads=12, patch=3, metric="dot", dtype="bfloat16", flow="smooth"))
+    for which in PASSES:
+        for n, name in enumerate(methods):
+            row.measurements.append(
+                Measurement(name, which, 12345.6 * (n + 1), 3, 2**33 * (n + 1), 0.13, n + 1.0, 0.0, 1.0)
+            )
+    report = Report(describe_machine("cpu"), Ceilings(1e11, 1e10), Settings(methods=methods), [row])
+    text = StringIO()
+    print_tables(report, Console(file=text, width=80))
+    assert "…" not in text.getvalue()
+    assert max(len(line) for line in text.getvalue().splitlines()) <= 80
+    for name in methods:
+        assert len(re.findall(rf"\s{name}\s", text.getvalue())) >= 4
+    assert against_leanest(report)[0].startswith(
+        "goal: the leanest other way takes forward time x3 (candidates)"
+    )
+
+
+def test_the_measuring_process_is_of_the_same_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a folder that holds another copy of it."""
+    (tmp_path / "stan").mkdir()
+    (tmp_path / "stan" / "__init__.py").write_text("raise ImportError('another copy')\n")
+    monkeypatch.chdir(tmp_path)
+    prober = Prober(limit=400 * MIB, seconds=20, threads=1)
+    try:
+        probe = prober.probe("grid_sample", replace(SMALL, channels=2, window=3, topk=2), "forward")
+    finally:
+        prober.close()
+    assert probe.problem is None
+
+
 def test_work_and_bytes_of_the_operator_page() -> None:
     case = next(case for case in table("cpu") if case.name == "480p")
     assert case.queries == 5 * 480 * 854
@@ -134,7 +174,7 @@ def test_stan_bench_writes_json(
     path = tmp_path / "bench.json"
     words = ["--size", "18x21", "--seconds", "0.01", "--methods", "reference,unfold", "--json", path]
     done = run_stan("bench", "op", *words, "--markdown", tmp_path / "bench.md", "--threads", 1)
-    assert "times the first column's" in done.stdout
+    assert "times the first method's" in done.stdout
     report = json.loads(path.read_text())
     assert report["machine"]["torch"] == torch.__version__
     assert {m["which"] for m in report["rows"][0]["measurements"]} == {"forward", "forward+backward"}

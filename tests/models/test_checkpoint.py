@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ import stan
 import stan.models
 from stan.errors import CheckpointError
 from stan.models import Trained, VideoDenoiser
+from stan.models.attention import SpaceTimeAttention
 
 TINY: dict[str, Any] = {"channels": (8, 8), "heads": (1, 0), "value_channels": 4, "key_channels": 4}
 FORMATS = [".ckpt", ".safetensors"]
@@ -66,6 +68,23 @@ def test_weights_that_are_not_finite_are_refused(
         stan.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_learned_scale_keeps_its_name_and_place() -> None:
+    """Files and optimiser states of before the scale moved into `ops.Weights` still fit."""
+    model = stan.models.build("unet_small", flow="zero")
+    attentions = [module for module in model.modules() if isinstance(module, SpaceTimeAttention)]
+    names = [name for name in model.state_dict() if "log_scale" in name]
+    assert len(names) == len(attentions) > 0
+    assert all(name.endswith(".attention.log_scale") for name in names)
+    assert all(next(iter(module.parameters())) is module.weights.log_scale for module in attentions)
+    weights = {k: torch.full_like(v, 3) if "log_scale" in k else v for k, v in model.state_dict().items()}
+    for network in (model, copy.deepcopy(model)):
+        network.load_state_dict(weights)
+        for module in network.modules():
+            if isinstance(module, SpaceTimeAttention):
+                assert module.weights.log_scale is not None
+                assert (module.weights.log_scale == 3).all()
 
 
 def test_record_is_plain_data(model: VideoDenoiser) -> None:

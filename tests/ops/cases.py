@@ -14,23 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stan.ops import Matches
+from stan.ops import Matches, SearchSpec
 
-DEFAULTS: dict[str, Any] = {
-    "window": 3,
-    "temporal_window": 1,
-    "topk": 4,
-    "heads": 1,
-    "patch": 1,
-    "dilation": 1,
-    "stride": 1,
-    "key_stride": 1.0,
-    "metric": "l2",
-    "select": "all",
-    "self_match": "keep",
-    "slide": True,
-    "causal": False,
-}
+DEFAULTS = SearchSpec(window=3, topk=4).settings()
 
 
 @dataclass(frozen=True)

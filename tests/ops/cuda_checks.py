@@ -25,10 +25,10 @@ class Ops:
     ops: Any
     device: str
 
-    def __call__(self, name: str, *args: Any) -> tuple[Tensor | None, ...]:
+    def __call__(self, name: str, *args: Any, **settings: Any) -> tuple[Tensor | None, ...]:
         """Call an op with tensors brought to the device; results come back to the CPU."""
         moved = [arg.to(self.device) if isinstance(arg, Tensor) else arg for arg in args]
-        result = getattr(self.ops, name)(*moved)
+        result = getattr(self.ops, name)(*moved, **settings)
         results = result if isinstance(result, (tuple, list)) else (result,)
         return tuple(tensor.cpu() for tensor in results)
 
@@ -69,10 +69,8 @@ def check_search(under_test: Ops, case: Case) -> None:
     s = case.settings
     expected = ops.shifted_nls(case.query, case.key, case.flow, **s, backend="reference")
     found = under_test(
-        "search", case.query, case.key, flow_for_op(case.flow, s), s["window"], s["temporal_window"],
-        s["topk"], s["heads"], s["patch"], s["dilation"], s["stride"], s["key_stride"], s["metric"],
-        s["select"], s["self_match"], s["slide"], s["causal"],
-    )  # fmt: skip
+        "search", case.query, case.key, flow_for_op(case.flow, s), **ops.SearchSpec(**s).settings()
+    )
     for tensor, wanted, name in zip(found, expected, ("scores", "offsets", "frames")):
         assert_same(tensor, wanted, f"{name} {s}")
 
@@ -99,8 +97,7 @@ def check_search_backward(under_test: Ops, case: Case, dtype: torch.dtype, deter
     got = under_test(
         "search_backward", grad_scores, grad_offsets, *plain,
         flow_for_op(None if flow is None else flow.detach(), s), found.offsets.detach(), found.frames,
-        s["temporal_window"], s["heads"], s["patch"], s["dilation"], s["stride"], s["metric"], s["causal"],
-        True, True, flow is not None, deterministic,
+        True, True, flow is not None, deterministic, **ops.SearchSpec(**s).settings(),
     )  # fmt: skip
     for tensor, wanted, name in zip(got, expected, ("query", "key", "flow")):
         shaped = tensor.reshape(wanted.shape) if wanted is not None else tensor
@@ -119,16 +116,12 @@ def check_refine(
     frames = matches.frames.masked_fill(torch.rand(matches.frames.shape, generator=draw) < 0.1, -1)
     query, key = (video.to(dtype).requires_grad_() for video in (case.query, case.key))
     kept = frames.shape[-1] if topk is None else topk
-    patch = (s["patch"], s["dilation"], s["stride"])
-    expected = ops.refine(
-        query, key, offsets, frames, window=window, topk=topk, patch=patch[0], dilation=patch[1],
-        stride=patch[2], key_stride=s["key_stride"], metric=s["metric"], slide=s["slide"],
-        backend="reference",
-    )  # fmt: skip
+    shared = {name: s[name] for name in ("patch", "dilation", "stride", "key_stride", "metric", "slide")}
+    shared["window"] = window
+    expected = ops.refine(query, key, offsets, frames, topk=topk, backend="reference", **shared)
+    spec = ops.RefineSpec(incoming=frames.shape[-1], topk=kept, heads=s["heads"], **shared)
     plain = (query.detach(), key.detach(), offsets.detach())
-    found = under_test(
-        "refine", *plain, frames, window, kept, *patch, s["key_stride"], s["metric"], s["slide"]
-    )
+    found = under_test("refine", *plain, frames, **spec.settings())
     for tensor, wanted, name in zip(found, expected, ("scores", "offsets", "frames")):
         assert_same(tensor, wanted.detach(), f"{name} {s}")
     empty = expected.frames < 0
@@ -138,8 +131,8 @@ def check_refine(
         [expected.scores, expected.offsets], [query, key, offsets], [grad_scores, grad_offsets]
     )
     got = under_test(
-        "refine_backward", grad_scores, grad_offsets, *plain, found[1], found[2], found[3], *patch,
-        s["metric"], True, True, True, deterministic,
+        "refine_backward", grad_scores, grad_offsets, *plain, found[1], found[2], found[3],
+        True, True, True, deterministic, **spec.settings(),
     )  # fmt: skip
     for tensor, wanted_grad, name in zip(got, wanted_grads, ("query", "key", "offsets")):
         assert_close(tensor, wanted_grad, TOLERANCE[dtype], f"gradient of {name} {s}")
@@ -162,7 +155,7 @@ def check_gather(
     tensors = (value.detach(), weights.detach(), offsets.detach(), frames)
     if stack:
         expected = ops.gather_stack(value, weights, offsets, frames, stride=stride, backend="reference")
-        name, numbers = "gather_stack", (stride,)
+        numbers = (1, 1, stride, True)
     else:
         expected = ops.gather(
             value,
@@ -174,8 +167,8 @@ def check_gather(
             stride=stride,
             backend="reference",
         )
-        name, numbers = "gather", (patch, dilation, stride)  # type: ignore[assignment]
-    what = f"{name} {settings} patch {patch}"
+        numbers = (patch, dilation, stride, False)
+    name, what = "gather", f"gather {settings} patch {patch} stack {stack}"
     assert_close(under_test(name, *tensors, *numbers)[0], expected.detach(), TOLERANCE[dtype], what)
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3)).to(dtype)
     wanted = torch.autograd.grad(expected, [value, weights, offsets], grad)

@@ -127,12 +127,12 @@ def test_gradcheck(metric: str, deterministic: bool) -> None:
 def test_opcheck() -> None:
     query, key, flow = inputs(case(6, channels=4, size=(7, 8)))
     leaves = [tensor.requires_grad_() for tensor in (query, key, flow.unsqueeze(1))]
-    settings = (5, 1, 4, 1, 1, 1, 1, 1.0, "l2", "all", "keep", True, False)
-    torch.library.opcheck(torch.ops.stan.search.default, (*leaves, *settings))
+    settings = ops.SearchSpec(window=5, topk=4).settings()
+    torch.library.opcheck(torch.ops.stan.search.default, tuple(leaves), settings)
     match = matches_case(6)
     tensors = [match[name].cuda().requires_grad_() for name in ("value", "weights", "offsets")]
-    torch.library.opcheck(torch.ops.stan.gather.default, (*tensors, match["frames"].cuda(), 1, 1, 1))
-    torch.library.opcheck(torch.ops.stan.gather_stack.default, (*tensors, match["frames"].cuda(), 1))
+    torch.library.opcheck(torch.ops.stan.gather.default, (*tensors, match["frames"].cuda(), 1, 1, 1, False))
+    torch.library.opcheck(torch.ops.stan.gather.default, (*tensors, match["frames"].cuda(), 1, 1, 1, True))
     flows = [torch.randn(1, 3, 2, 6, 7, device="cuda", requires_grad=True) for _ in range(2)]
     torch.library.opcheck(torch.ops.stan.search_flow.default, (*flows, 1, 1, False))
 

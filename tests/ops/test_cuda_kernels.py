@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from stan import ops
 from tests.ops import cuda_checks as checks
 from tests.ops.cases import case
 from tests.ops.cuda_checks import Ops
@@ -243,8 +244,8 @@ def test_deterministic_gradients_do_not_depend_on_the_order_of_threads(
         monkeypatch.setenv("STAN_EMULATION_ORDER", order)
         runs.append(
             under_test(
-                "search_backward", *grads, query, key, flow, offsets, frames, 1, 1, patch, 1, 1, "l2", False,
-                True, True, True, True,
+                "search_backward", *grads, query, key, flow, offsets, frames, True, True, True, True,
+                **ops.SearchSpec(topk=4, window=3, patch=patch).settings(),
             )
         )  # fmt: skip
     for first, second in zip(*runs):
@@ -256,7 +257,7 @@ def test_deterministic_gradient_shows_what_is_no_number(under_test: Ops) -> None
     offsets, frames = torch.zeros(1, 1, 1, 1, 2, 1, 2), torch.zeros(1, 1, 1, 1, 2, 1, dtype=torch.int32)
     grad = torch.ones(1, 1, 1, 1, 2)
     got = under_test(
-        "gather_backward", grad, value, weights, offsets, frames, 1, 1, 1, True, False, False, True
+        "gather_backward", grad, value, weights, offsets, frames, 1, 1, 1, False, True, False, False, True
     )[0]
     assert got.isnan().sum() == 1
     assert float(got[0, 0, 0, 0, 0]) == 1

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from stan import ops
+from stan.ops.types import SearchSettings, WindowSettings, WindowSpec
 from tests.ops.cases import case, matches_case, on
 from tests.ops.conftest import Place
 
@@ -72,6 +75,22 @@ def test_settings_are_shown() -> None:
     text = repr(ops.ShiftedAttention(window=5, heads=2, metric="dot"))
     assert "window=5, heads=2, metric='dot'" in text
     assert "scale=10.0" in text
+
+
+def test_settings_are_spelled_once() -> None:
+    """What type checkers are told, and what help() shows, are the fields of the specs."""
+    names = {field.name for field in dataclasses.fields(ops.SearchSpec)}
+    assert set(get_type_hints(SearchSettings)) == names
+    assert set(get_type_hints(WindowSettings)) == {f.name for f in dataclasses.fields(WindowSpec)} - {
+        "topk",
+        "heads",
+    }
+    for function in (ops.shifted_nls, ops.shifted_attention):
+        shown = inspect.signature(function).parameters
+        assert names <= set(shown)
+        assert shown["window"].default == ops.SearchSpec().window
+    assert inspect.signature(ops.refine).parameters["window"].default == 1
+    assert inspect.signature(ops.refine).parameters["topk"].default is None
 
 
 class Everything(nn.Module):

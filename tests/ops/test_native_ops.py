@@ -18,21 +18,8 @@ from stan.ops import backend, library
 pytestmark = pytest.mark.skipif(bool(backend.why_not_native()), reason="the native kernels are not built")
 
 OPS = torch.ops.stan
-SETTINGS = (
-    3,
-    1,
-    4,
-    2,
-    1,
-    1,
-    1,
-    1.0,
-    "l2",
-    "all",
-    "keep",
-    True,
-    False,
-)  # of search, after query, key and flow
+SETTINGS = ops.SearchSpec(window=3, topk=4, heads=2).settings()
+AGAIN = ops.RefineSpec(window=3, topk=4, heads=2, metric="dot", incoming=4).settings()
 
 
 def tensors(dtype: torch.dtype = torch.float32, size: tuple[int, int] = (5, 6)) -> dict[str, Tensor]:
@@ -53,6 +40,11 @@ def tensors(dtype: torch.dtype = torch.float32, size: tuple[int, int] = (5, 6)) 
     }  # fmt: skip
 
 
+def keywords(name: str) -> dict[str, Any]:
+    """The settings of an op that takes them by keyword."""
+    return {"search": SETTINGS, "refine": AGAIN}.get(name.removesuffix("_backward"), {})
+
+
 def calls(t: dict[str, Tensor]) -> dict[str, tuple[Any, ...]]:
     """The positional arguments of every op."""
     matches = (t["weights"], t["offsets"], t["frames"])
@@ -60,16 +52,16 @@ def calls(t: dict[str, Tensor]) -> dict[str, tuple[Any, ...]]:
     parents = t["frames"].clamp(min=0)
     needed = (True, True, True, False)
     return {
-        "search": (t["query"], t["key"], t["flow"], *SETTINGS),
-        "search_backward": (*compared, t["flow"], *matches[1:], 1, 2, 1, 1, 1, "l2", False, *needed),
-        "refine": (t["query"], t["key"], *matches[1:], 3, 4, 1, 1, 1, 1.0, "dot", True),
-        "refine_backward": (*compared, t["offsets"], *matches[1:], parents, 1, 1, 1, "dot", *needed),
+        "search": (t["query"], t["key"], t["flow"]),
+        "search_backward": (*compared, t["flow"], *matches[1:], *needed),
+        "refine": (t["query"], t["key"], *matches[1:]),
+        "refine_backward": (*compared, t["offsets"], *matches[1:], parents, *needed),
         "search_flow": (t["forward"], t["backward"], 1, 1, False),
         "search_flow_backward": (t["grad_flow"], t["forward"], t["backward"], 1, 1, False, False),
-        "gather": (t["value"], *matches, 3, 1, 1),
-        "gather_backward": (t["source"], t["value"], *matches, 3, 1, 1, *needed),
-        "gather_stack": (t["value"], *matches, 1),
-        "gather_stack_backward": (t["grad_stack"], t["value"], *matches, 1, *needed),
+        "gather": (t["value"], *matches, 3, 1, 1, False),
+        "gather_backward": (t["source"], t["value"], *matches, 3, 1, 1, False, *needed),
+        "gather to stack": (t["value"], *matches, 1, 1, 1, True),
+        "gather_backward of stack": (t["grad_stack"], t["value"], *matches, 1, 1, 1, True, *needed),
         "scatter": (t["source"], *matches, 5, 6, 1, 1, 1),
     }
 
@@ -88,9 +80,9 @@ def flat(result: Any) -> list[Tensor]:
 @pytest.mark.parametrize("name", list(calls(tensors())))
 def test_opcheck(name: str) -> None:
     arguments = calls(tensors())[name]
-    if not name.endswith("_backward"):
+    if "_backward" not in name:
         arguments = with_gradients(arguments)
-    torch.library.opcheck(getattr(OPS, name).default, arguments)
+    torch.library.opcheck(getattr(OPS, name.split()[0]).default, arguments, keywords(name))
 
 
 def test_a_module_compiles_into_one_graph() -> None:
@@ -134,16 +126,36 @@ def test_bits_depend_neither_on_the_run_nor_on_the_threads(name: str) -> None:
     results = []
     for threads in (1, 2, 5, 2):
         torch.set_num_threads(threads)
-        results.append(flat(getattr(OPS, name)(*arguments)))
+        results.append(flat(getattr(OPS, name.split()[0])(*arguments, **keywords(name))))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def test_the_schema_has_the_settings_of_the_specs() -> None:
+    """The names that csrc/settings.h unpacks are those that types.py packs."""
+    for name, settings in (("search", SETTINGS), ("refine", AGAIN)):
+        for op in (name, f"{name}_backward"):
+            arguments = getattr(OPS, op).default._schema.arguments
+            assert {a.name for a in arguments if a.kwarg_only} == set(settings)
+
+
+def test_more_searched_frames_than_a_short_integer_counts() -> None:
+    """Of 40,001 slots only two hold frames; the third place stays empty."""
+    video = torch.tensor([[3.0, 4.0], [5.0, 6.0]]).reshape(1, 2, 1, 1, 2)
+    settings: dict[str, Any] = {"window": 1, "temporal_window": 40_000, "topk": 3, "causal": True}
+    found = ops.shifted_nls(video, video, metric="dot", **settings, backend="native")
+    empty = -float("inf")
+    assert found.scores.tolist() == [
+        [[[[[9, empty, empty], [16, empty, empty]]], [[[25, 15, empty], [36, 24, empty]]]]]
+    ]
+    assert found.frames.tolist() == [[[[[[0, -1, -1], [0, -1, -1]]], [[[1, 0, -1], [1, 0, -1]]]]]]
 
 
 def test_deterministic_algorithms_are_served() -> None:
     torch.use_deterministic_algorithms(True)
     try:
         arguments = with_gradients(calls(tensors())["search"])
-        OPS.search(*arguments)[0].sum().backward()
+        OPS.search(*arguments, **SETTINGS)[0].sum().backward()
         assert arguments[1].grad.abs().sum() > 0
     finally:
         torch.use_deterministic_algorithms(False)
@@ -153,18 +165,20 @@ def test_autocast_scores_in_float32_and_brings_types_together() -> None:
     t = tensors()
     half = t["query"].bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores, offsets, _ = OPS.search(half, t["key"], t["flow"].bfloat16(), *SETTINGS)
-        gathered = OPS.gather(half, t["weights"].bfloat16(), t["offsets"].bfloat16(), t["frames"], 1, 1, 1)
+        scores, offsets, _ = OPS.search(half, t["key"], t["flow"].bfloat16(), **SETTINGS)
+        gathered = OPS.gather(
+            half, t["weights"].bfloat16(), t["offsets"].bfloat16(), t["frames"], 1, 1, 1, False
+        )
     assert scores.dtype == offsets.dtype == torch.float32
     assert gathered.dtype == torch.bfloat16
     flow = t["flow"].bfloat16().float()
-    assert torch.equal(scores, OPS.search(half.float(), t["key"], flow, *SETTINGS)[0])
+    assert torch.equal(scores, OPS.search(half.float(), t["key"], flow, **SETTINGS)[0])
 
 
 def test_second_derivatives_are_refused_in_words() -> None:
-    query, key, flow, *settings = calls(tensors())["search"]
+    query, key, flow = calls(tensors())["search"]
     query = query.clone().requires_grad_()
-    scores = OPS.search(query, key, flow, *settings)[0]
+    scores = OPS.search(query, key, flow, **SETTINGS)[0]
     (first,) = torch.autograd.grad(scores.square().sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivatives"):
         first.sum().backward()
@@ -172,7 +186,7 @@ def test_second_derivatives_are_refused_in_words() -> None:
 
 _SCORES = """
 import sys, torch
-from stan.ops import library
+from stan.ops import SearchSpec, library
 torch.set_num_threads(1)
 assert library.CAPABILITY == sys.argv[1], library.CAPABILITY
 generator = torch.Generator().manual_seed(0)
@@ -180,10 +194,10 @@ results = []
 for window, patch, metric in ((9, 1, "l2"), (3, 3, "l2"), (5, 1, "dot"), (17, 1, "l2")):
     query, key = torch.randn(2, 1, 3, 18, 21, 37, generator=generator)
     flow = torch.randn(1, 1, 3, 2, 2, 21, 37, generator=generator) * 2
-    settings = (window, 1, 9, 1, patch, 1, 1, 1.0, metric, "all", "keep", True, False)
-    found = torch.ops.stan.search(query, key, flow, *settings)
+    settings = SearchSpec(window=window, topk=9, patch=patch, metric=metric).settings()
+    found = torch.ops.stan.search(query, key, flow, **settings)
     back = torch.ops.stan.search_backward(torch.ones_like(found[0]), found[1], query, key, flow, found[1], found[2],
-                                          1, 1, patch, 1, 1, metric, False, True, True, True, False)
+                                          True, True, True, False, **settings)
     results += [*found, *back]
 torch.save(results, sys.argv[2])
 """
@@ -215,35 +229,19 @@ HUGE = 2**62
 
 
 def raw_search(query: Tensor = V, key: Tensor = V, flow: Tensor | None = F, **changed: Any) -> Any:
-    names = (
-        "window",
-        "temporal_window",
-        "topk",
-        "heads",
-        "patch",
-        "dilation",
-        "stride",
-        "key_stride",
-        "metric",
-    )
-    names += ("select", "self_match", "slide", "causal")
-    values = dict(zip(names, (3, 1, 2, 1, 1, 1, 1, 1.0, "l2", "all", "keep", True, False))) | changed
-    return OPS.search(query, key, flow, *values.values())
+    return OPS.search(query, key, flow, **ops.SearchSpec(window=3, topk=2).settings() | changed)
 
 
 def raw_refine(
     query: Tensor = V, key: Tensor = V, offsets: Tensor = O, frames: Tensor = I, **changed: Any
 ) -> Any:
-    names = ("window", "topk", "patch", "dilation", "stride", "key_stride", "metric", "slide")
-    return OPS.refine(
-        query, key, offsets, frames, *(dict(zip(names, (1, 2, 1, 1, 1, 1.0, "l2", True))) | changed).values()
-    )
+    return OPS.refine(query, key, offsets, frames, **ops.RefineSpec(topk=2, incoming=2).settings() | changed)
 
 
 def raw_gather(
     value: Tensor = V, weights: Tensor = M, offsets: Tensor = O, frames: Tensor = I, *s: int
 ) -> Any:
-    return OPS.gather(value, weights, offsets, frames, *(s or (1, 1, 1)))
+    return OPS.gather(value, weights, offsets, frames, *(s or (1, 1, 1)), False)
 
 
 HOSTILE: dict[str, Callable[[], Any]] = {
@@ -265,7 +263,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "temporal_window: expected": lambda: raw_search(temporal_window=-1),
     "topk: expected 1 to 27": lambda: raw_search(topk=28),
     "topk: expected 1 to 9": lambda: raw_search(topk=10, select="each"),
-    "topk: expected 1 to": lambda: raw_search(topk=0),
+    "topk: expected a whole number from 1": lambda: raw_search(topk=0),
     "patch: expected an odd": lambda: raw_search(patch=2),
     "patch: expected a whole": lambda: raw_search(patch=HUGE),
     "dilation: expected": lambda: raw_search(dilation=0),
@@ -286,10 +284,10 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "forward: expected 2 components": lambda: OPS.search_flow(V, V, 1, 1, False),
     "search_flow: temporal_window": lambda: OPS.search_flow(V[:, :, :2], V[:, :, :2], 2, 1, False),
     "gather_backward: grad: expected shape": lambda: OPS.gather_backward(
-        V[..., :2], V, M, O, I, 1, 1, 1, True, True, True, False
+        V[..., :2], V, M, O, I, 1, 1, 1, False, True, True, True, False
     ),
     "search_backward: need_flow": lambda: OPS.search_backward(
-        M, O, V, V, None, O, I, 1, 1, 1, 1, 1, "l2", False, True, True, True, False
+        M, O, V, V, None, O, I, True, True, True, False, **ops.SearchSpec().settings()
     ),
 }  # fmt: skip
 
@@ -314,13 +312,24 @@ def test_hostile_matches_are_survived() -> None:
     assert torch.equal(parents >= 0, kept >= 0)
     assert torch.equal(scores.isfinite(), kept >= 0)
     assert torch.equal(raw_gather(video, ones, offsets, frames)[:, :, 0], valid.sum(-1)[:, 0].float())
-    wanted = (True, True, True, False)
+    wanted, patch = (True, True, True, False), {"patch": 3, "dilation": 2}
     for grads in (
         OPS.search_backward(
-            ones, O, video, video, flow, offsets, frames, 1, 1, 3, 2, 1, "l2", False, *wanted
+            ones, O, video, video, flow, offsets, frames, *wanted, **ops.SearchSpec(**patch).settings()
         ),
-        OPS.refine_backward(ones, O, video, video, offsets, offsets, frames, frames, 3, 2, 1, "dot", *wanted),
-        OPS.gather_backward(video, video, ones, offsets, frames, 3, 2, 1, *wanted),
+        OPS.refine_backward(
+            ones,
+            O,
+            video,
+            video,
+            offsets,
+            offsets,
+            frames,
+            frames,
+            *wanted,
+            **ops.RefineSpec(topk=2, metric="dot", incoming=2, **patch).settings(),
+        ),
+        OPS.gather_backward(video, video, ones, offsets, frames, 3, 2, 1, False, *wanted),
     ):
         assert all(grad.isfinite().all() for grad in grads)
 
@@ -338,5 +347,7 @@ def test_any_strides_are_accepted() -> None:
         turned = tuple(
             a.movedim(-1, 0).contiguous().movedim(0, -1) if isinstance(a, Tensor) else a for a in arguments
         )
-        results = [flat(getattr(OPS, name)(*args)) for args in (arguments, turned)]
+        results = [
+            flat(getattr(OPS, name.split()[0])(*args, **keywords(name))) for args in (arguments, turned)
+        ]
         assert all(torch.equal(a, b) for a, b in zip(*results)), name

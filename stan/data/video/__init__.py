@@ -19,6 +19,7 @@ from stan.data.video.picture_writer import PictureWriter
 from stan.data.video.pictures import PicturesClip, find_pictures
 from stan.data.video.properties import CopiedPacket, Properties, beside
 from stan.data.video.reader import VideoClip
+from stan.data.video.unfinished import usable_name
 from stan.data.video.writer import VideoWriter
 from stan.errors import VideoError
 
@@ -51,7 +52,7 @@ def open_source(
     Raises:
         VideoError: it is none of these, empty, or damaged.
     """
-    text = os.fspath(place)
+    text = usable_name(place)
     if os.path.isdir(text):
         return PicturesClip(find_pictures(text), fps=fps, name=Path(text).resolve().name)
     if not os.path.exists(text) and any(c in text for c in "*?["):

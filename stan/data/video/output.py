@@ -12,7 +12,7 @@ from stan.data.video.picture_writer import PICTURE_FORMATS, PictureWriter, is_re
 from stan.data.video.pictures import PicturesClip
 from stan.data.video.properties import doubled
 from stan.data.video.reader import VideoClip
-from stan.data.video.unfinished import cannot_write
+from stan.data.video.unfinished import cannot_write, usable_name
 from stan.data.video.writer import VideoWriter
 from stan.errors import VideoError
 
@@ -33,7 +33,7 @@ def open_output(
         VideoError: a place that cannot be written, exists, or is the source itself; settings that do not go
             together.
     """
-    text = os.fspath(output)
+    text = usable_name(output)
     path = Path(text)
     folder = _is_folder(text)
     _check_place(path, folder, source, settings.overwrite)

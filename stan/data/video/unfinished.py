@@ -73,10 +73,28 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def usable_name(place: str | os.PathLike[str]) -> str:
+    """The text of a path.
+
+    Raises:
+        VideoError: no file can have such a name.
+    """
+    text = os.fspath(place)
+    try:
+        os.lstat(text)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            shown = text if len(text) < 60 else f"{text[:40]}..."
+            raise VideoError(f"no file can be called {shown!r} ({len(text)} characters)") from None
+    return text
+
+
 def cannot_write(path: Path, error: Exception) -> VideoError:
     """The line for an operating system's refusal to write ``path``."""
     number = getattr(error, "errno", None)
     folder = path.parent
+    if folder.exists() and not folder.is_dir():
+        return VideoError(f"{folder} is no folder: choose another output than {path}")
     if not folder.is_dir():
         return VideoError(f"the folder {folder} does not exist: make it first, or choose another output")
     if number in (errno.ENOSPC, errno.EDQUOT):

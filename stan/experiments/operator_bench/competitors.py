@@ -1,11 +1,13 @@
-"""Three ways to do the shifted search without this project's kernels, as a PyTorch user would write them.
+"""Four ways to do the shifted search without this project's kernels, as a PyTorch user would write them.
 
 All take query and key (B, T, HD*C, H, W) and flow (B, T, W_t-1, 2, H, W), search with a unit grid step and
 a sliding window, are differentiable by autograd, and return scores (B, HD, T, H, W, K), offsets (..., 2)
 and frames, the same matches as `stan.ops.shifted_nls`. They share the window's geometry and differ in what
 they build in memory:
 
-- `grid_sample`: every candidate sampled with `torch.nn.functional.grid_sample`, then top-k;
+- `candidates`: one candidate of all queries after the other, sampled with `torch.nn.functional.grid_sample`,
+  multiplied and summed at once; only the scores are stacked, for top-k: the leanest plain way we know;
+- `grid_sample`: all candidates of a frame sampled by one call, then compared, then top-k;
 - `unfold_gather`: all key windows unfolded, each query's gathered, interpolated, compared;
 - `patch_database`: a database of key patches and, for every query, the stored list of its candidates'
   database rows and the stored volume of their scores, as neural nearest neighbours networks (N3Net,
@@ -28,6 +30,29 @@ class Found(NamedTuple):
     scores: torch.Tensor
     offsets: torch.Tensor
     frames: torch.Tensor
+
+
+def candidates(query: torch.Tensor, key: torch.Tensor, flow: torch.Tensor, case: Case) -> Found:
+    """Sample, multiply and sum candidate by candidate; stack the scores and take the top K of all."""
+    queries, keys, reach = _folded(query, key, case)  # (N, C, H+2r, W+2r)
+    h, w = case.height, case.width
+    step = queries.new_tensor([2 / max(n + 2 * reach - 1, 1) for n in (w, h)], dtype=torch.float32)
+    volume = []
+    for slot in range(case.searched):
+        first = torch.stack(_first(flow, slot, case), dim=-1) * step - 1  # (N, H, W, 2) as the grid wants it
+        source = keys.index_select(0, _frame_of(slot, case, keys.device)).float()
+        for row in range(case.window):
+            for column in range(case.window):
+                total: torch.Tensor | float = 0.0
+                for dy in range(case.patch):
+                    for dx in range(case.patch):
+                        grid = first + step * step.new_tensor([column + dx, row + dy])
+                        sampled = F.grid_sample(source, grid, padding_mode="border", align_corners=True)
+                        here = queries[:, :, dy : dy + h, dx : dx + w]
+                        total = total + _compare(here, sampled, case, dim=1)
+                volume.append(torch.as_tensor(total))
+    stacked = torch.stack(volume, dim=-1).unflatten(-1, (case.searched, -1))
+    return _select(stacked, flow, case)  # (N, H, W, W_t, ws*ws)
 
 
 def grid_sample(query: torch.Tensor, key: torch.Tensor, flow: torch.Tensor, case: Case) -> Found:
@@ -114,7 +139,12 @@ def patch_database(
     return _select(volume, flow, case)
 
 
-COMPETITORS = {"grid_sample": grid_sample, "unfold": unfold_gather, "database": patch_database}
+COMPETITORS = {
+    "candidates": candidates,
+    "grid_sample": grid_sample,
+    "unfold": unfold_gather,
+    "database": patch_database,
+}
 
 
 def _folded(query: torch.Tensor, key: torch.Tensor, case: Case) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -117,10 +117,16 @@ class Prober:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._child is None:
+            # The paths of this process: without them the child would look in the current folder first, and may
+            # find another copy of this package there, with other kernels or none.
+            program = (
+                f"import sys; sys.path[:] = {sys.path!r}\n"
+                f"from {__name__} import serve; serve({self.limit}, {self.threads})"
+            )
             environment = dict(os.environ)
             environment.update(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
             self._child = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import serve; serve({self.limit}, {self.threads})"],
+                [sys.executable, "-c", program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

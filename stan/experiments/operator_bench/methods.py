@@ -62,7 +62,8 @@ def method(name: str) -> Method:
     return found
 
 
-METHODS: dict[str, Method] = {"native": _ours("native"), "reference": _ours("reference"), **COMPETITORS}
+OURS = ("native", "reference")
+METHODS: dict[str, Method] = {**{name: _ours(name) for name in OURS}, **COMPETITORS}
 
 
 def call(name: str, case: Case, device: str) -> Callable[[str], tuple[torch.Tensor, ...]]:

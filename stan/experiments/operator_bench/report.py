@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stan.experiments.operator_bench.bench import Measurement, Report, Row
-from stan.experiments.operator_bench.methods import PASSES
+from stan.experiments.operator_bench.methods import OURS, PASSES
 from stan.files import write_text
 
 Cell = Callable[[Row, "Measurement | None"], "list[str]"]
@@ -23,19 +23,22 @@ def save_json(report: Report, path: Path) -> None:
 
 
 def print_tables(report: Report, console: Console) -> None:
-    """Times of each pass, then peak extra memory, one column a method."""
+    """Times of each pass, then peak extra memory, one line a method: 80 columns hold it, fewer fold it."""
     console.print(headline(report))
     for title, which, cell in _sections():
         console.print(f"{which}: {title}", style="bold")
-        table = Table(show_lines=True, box=box.SIMPLE)
-        table.add_column("case", min_width=11, overflow="fold")
-        for method in _methods(report):
-            table.add_column(method, justify="right", no_wrap=True)
+        table = Table(box=box.SIMPLE)
+        for name in ("case", "method", "measured"):
+            table.add_column(name, overflow="fold")
         for row in report.rows:
-            case = f"{row.case.name}\n{row.case.size}\n{row.case.settings()}"
-            cells = ["\n".join(parts) for parts in _cells(report, row, which, cell)]
-            table.add_row(case, *cells)
+            cells = [", ".join(parts) for parts in _cells(report, row, which, cell)]
+            for n, (method, text) in enumerate(zip(_methods(report), cells)):
+                case = f"{row.case.name} {row.case.size}" if n == 0 else row.case.settings() if n == 1 else ""
+                table.add_row(case, method, text)
+            table.add_section()
         console.print(table)
+    for line in against_leanest(report):
+        console.print(line)
     for line in disagreements(report):
         console.print(line, style="bold red")
 
@@ -65,6 +68,24 @@ def disagreements(report: Report, least: float = 0.995) -> list[str]:
     return lines
 
 
+def against_leanest(report: Report) -> list[str]:
+    """For each row, how the first method compares with the quickest and the smallest that are not ours."""
+    lines = []
+    for row in report.rows:
+        parts = []
+        for which in PASSES:
+            first, *others = [m for m in row.measurements if m.which == which]
+            for what, unit in (("milliseconds", "time"), ("extra_bytes", "memory")):
+                mine = getattr(first, what)
+                rest = [(getattr(m, what), m.method) for m in others if m.method not in OURS]
+                if mine and any(value for value, _ in rest):
+                    value, name = min(pair for pair in rest if pair[0])
+                    parts.append(f"{which} {unit} x{_short(value / mine)} ({_title(name)})")
+        if parts:
+            lines.append(f"{row.case.name}: the leanest other way takes {', '.join(parts)}")
+    return lines
+
+
 def markdown(report: Report) -> str:
     """The same tables as Markdown."""
     lines = [headline(report), ""]
@@ -75,19 +96,24 @@ def markdown(report: Report) -> str:
             cells = [", ".join(parts) for parts in _cells(report, row, which, cell)]
             lines.append(f"| {' | '.join([row.case.name, row.case.size, row.case.settings(), *cells])} |")
         lines.append("")
+    lines += [f"- {line}" for line in against_leanest(report)]
     return "\n".join(lines)
 
 
 def _sections() -> list[tuple[str, str, Cell]]:
     """The tables: title, pass, and what fills a cell."""
-    times = [("median time (times the first column's)", which, _time) for which in PASSES]
+    times = [("median time (times the first method's)", which, _time) for which in PASSES]
     sizes = [("peak memory beyond inputs and results", which, _memory) for which in PASSES]
     return [*times, *sizes]
 
 
 def _methods(report: Report) -> list[str]:
-    """Column titles; of a file the name is enough."""
-    return [Path(method).stem if method.endswith(".py") else method for method in report.settings.methods]
+    return [_title(method) for method in report.settings.methods]
+
+
+def _title(method: str) -> str:
+    """What a method is called in the tables; of a file the name is enough."""
+    return Path(method).stem if method.endswith(".py") else method
 
 
 def _cells(report: Report, row: Row, which: str, cell: Cell) -> list[list[str]]:

@@ -59,6 +59,11 @@ STAN_HD bool finite(S v) {
   return v - v == S(0);  // false for NaN and both infinities; needs no library call on either side
 }
 
+template <typename S>
+STAN_HD S finite_or_zero(S v) {
+  return finite(v) ? v : S(0);
+}
+
 STAN_HD float floor_of(float v) { return ::floorf(v); }
 STAN_HD double floor_of(double v) { return ::floor(v); }
 
@@ -153,6 +158,20 @@ template <typename S>
 STAN_HD Split<S> split(S position) {
   const S whole = floor_of(position);
   return {int(whole), position - whole};
+}
+
+// Position of a stored match along one axis, split for sampling; inside the image whatever the offset holds.
+template <typename S>
+STAN_HD Split<S> match_position(int start, S offset, int length) {
+  return split(anchor_of(S(start), offset, length).position);
+}
+
+// --------------------------------------------------------------------------------------------------------------- order
+
+// Whether score a ranks before b; equal scores do not, so that what came first stays first. NaN ranks after all numbers.
+template <typename S>
+STAN_HD bool better(S a, S b) {
+  return a > b || (b != b && a == a);
 }
 
 }  // namespace stan

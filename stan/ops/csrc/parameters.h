@@ -2,24 +2,16 @@
 // them no index can leave its tensor. Used by the CPU and the CUDA entry points alike.
 #pragma once
 
+#include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "checks.h"
+#include "geometry.h"
+#include "settings.h"
 #include "shapes.h"
 
 namespace stan {
-
-inline Metric metric_of(const char* op, const std::string& text) {
-  if (text == "l2") return Metric::l2;
-  STAN_CHECK(text == "dot", op, "metric: expected 'l2' or 'dot', got '", text, "'");
-  return Metric::dot;
-}
-
-inline Select select_of(const char* op, const std::string& text) {
-  if (text == "all") return Select::all;
-  STAN_CHECK(text == "each", op, "select: expected 'all' or 'each', got '", text, "'");
-  return Select::each;
-}
 
 inline int grid_side(int64_t side, int64_t stride) { return side == 0 ? 0 : int((side - 1) / stride + 1); }
 
@@ -31,16 +23,8 @@ inline void check_video(const char* op, const char* name, const Tensor& video) {
                shape_text(video));
 }
 
-inline Patch check_patch(const char* op, int64_t patch, int64_t dilation) {
-  Patch result;
-  result.side = check_number(op, "patch", patch, 1, 255);
-  STAN_CHECK(patch % 2 == 1, op, "patch: expected an odd number, got ", patch);
-  result.dilation = check_number(op, "dilation", dilation, 1, 1 << 15);
-  return result;
-}
-
-// Checks query against key; fills everything but the grid's stride when heads is 0.
-inline Sizes check_pair(const char* op, const Tensor& query, const Tensor& key, int64_t heads, int64_t stride) {
+// Checks query against key.
+inline Sizes check_pair(const char* op, const Tensor& query, const Tensor& key, const Settings& settings) {
   check_video(op, "query", query);
   check_video(op, "key", key);
   check_type(op, "key", key, query.scalar_type());
@@ -48,19 +32,19 @@ inline Sizes check_pair(const char* op, const Tensor& query, const Tensor& key, 
   const char* names[] = {"batch size", "frames", "channels"};
   for (int64_t dim = 0; dim < 3; ++dim) check_size(op, "key", key, dim, query.size(dim), names[dim]);
   Sizes s;
-  s.heads = check_number(op, "heads", heads, 1, kMaxSide);
-  STAN_CHECK(query.size(2) % heads == 0 && query.size(2) > 0, op, "heads: expected a divisor of the ", query.size(2),
-             " channels, got ", heads);
-  s.stride = check_number(op, "stride", stride, 1, kMaxSide);
+  s.heads = settings.heads;
+  s.stride = settings.stride;
+  STAN_CHECK(query.size(2) % s.heads == 0 && query.size(2) > 0, op, "heads: expected a divisor of the ", query.size(2),
+             " channels, got ", s.heads);
   s.batch = query.size(0);
   s.frames = int(query.size(1));
-  s.channels = int(query.size(2) / heads);
+  s.channels = int(query.size(2) / s.heads);
   s.height = int(query.size(3));
   s.width = int(query.size(4));
   s.key_height = int(key.size(3));
   s.key_width = int(key.size(4));
-  s.query_height = grid_side(s.height, stride);
-  s.query_width = grid_side(s.width, stride);
+  s.query_height = grid_side(s.height, s.stride);
+  s.query_width = grid_side(s.width, s.stride);
   STAN_CHECK(s.frames >= 1, op, "query: expected at least one frame, got shape ", shape_text(query));
   STAN_CHECK(s.key_height >= 1 && s.key_width >= 1, op, "key: expected at least one pixel, got shape ", shape_text(key));
   return s;
@@ -72,12 +56,6 @@ inline int check_slots(const char* op, int64_t temporal_window, bool causal, int
   STAN_CHECK(causal || frames >= slots, op, "temporal_window: ", temporal_window, " searches ", slots, " frames, but the video has ",
              frames);
   return slots;
-}
-
-inline double check_key_stride(const char* op, double key_stride) {
-  STAN_CHECK(key_stride > 0 && key_stride <= double(kMaxSide), op, "key_stride: expected a number in (0, ", kMaxSide, "], got ",
-             key_stride);
-  return key_stride;
 }
 
 inline std::vector<int64_t> matches_shape(const Sizes& s, int matches) {
@@ -106,103 +84,89 @@ inline int check_flow(const char* op, const std::optional<Tensor>& flow, const T
   return int(heads);
 }
 
-inline SearchParameters check_search(const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow, int64_t window,
-                                     int64_t temporal_window, int64_t topk, int64_t heads, int64_t patch, int64_t dilation,
-                                     int64_t stride, double key_stride, const std::string& metric, const std::string& select,
-                                     const std::string& self_match, bool slide, bool causal) {
-  const char* op = "search";
+// `windows` are those whose candidates compete for the topk places.
+inline void check_candidates(const char* op, const Settings& s, int windows) {
+  const int64_t candidates = int64_t(s.window) * s.window * windows;
+  STAN_CHECK(candidates < (int64_t{1} << 31), op, "window: ", s.window, " gives ", candidates, " candidates, more than 2^31");
+  STAN_CHECK(s.topk <= candidates, op, "topk: expected 1 to ", candidates, ", the number of candidates, got ", s.topk);
+}
+
+inline SearchParameters parameters_of(const Settings& settings) {
   SearchParameters p;
-  p.sizes = check_pair(op, query, key, heads, stride);
-  p.patch = check_patch(op, patch, dilation);
-  p.window = check_number(op, "window", window, 1, 1 << 14);
-  p.slots = check_slots(op, temporal_window, causal, p.sizes.frames);
-  p.temporal_window = int(temporal_window);
-  p.key_stride = check_key_stride(op, key_stride);
-  p.metric = metric_of(op, metric);
-  p.select = select_of(op, select);
-  STAN_CHECK(self_match == "keep" || self_match == "first" || self_match == "exclude", op,
-             "self_match: expected 'keep', 'first' or 'exclude', got '", self_match, "'");
-  p.self_match = self_match == "keep" ? SelfMatch::keep : self_match == "first" ? SelfMatch::first : SelfMatch::exclude;
-  const int64_t candidates = window * window * (p.select == Select::all ? p.slots : 1);
-  STAN_CHECK(candidates < (int64_t{1} << 31), op, "window: ", window, " gives ", candidates, " candidates, more than 2^31");
-  STAN_CHECK(topk >= 1 && topk <= candidates, op, "topk: expected 1 to ", candidates, ", the number of candidates, got ", topk);
-  p.topk = int(topk);
-  const int64_t matches = p.select == Select::all ? topk : topk * p.slots;
-  STAN_CHECK(matches <= kMaxSide, op, "topk: expected at most ", kMaxSide, " matches in all, got ", matches);
-  p.matches = int(matches);
-  p.slide = slide;
-  p.causal = causal;
-  p.flow_heads = check_flow(op, flow, query, p.sizes, p.slots);
+  static_cast<Settings&>(p) = settings;
   return p;
 }
 
-inline SearchParameters check_search_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
-                                              const Tensor& key, const std::optional<Tensor>& flow, const Tensor& offsets,
-                                              const Tensor& frames, int64_t temporal_window, int64_t heads, int64_t patch,
-                                              int64_t dilation, int64_t stride, const std::string& metric, bool causal) {
-  const char* op = "search_backward";
-  SearchParameters p;
-  p.sizes = check_pair(op, query, key, heads, stride);
-  p.patch = check_patch(op, patch, dilation);
-  p.slots = check_slots(op, temporal_window, causal, p.sizes.frames);
-  p.temporal_window = int(temporal_window);
-  p.metric = metric_of(op, metric);
-  p.causal = causal;
-  p.flow_heads = check_flow(op, flow, query, p.sizes, p.slots);
-  p.matches = matches_of(op, "frames", frames);
+// What search and its backward have in common, up to the number of matches.
+inline SearchParameters check_search_inputs(const char* op, const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow,
+                                            const SearchSettings& settings) {
+  SearchParameters p = parameters_of(settings);
+  p.sizes = check_pair(op, query, key, p);
+  p.windows = check_slots(op, p.temporal_window, p.causal, p.sizes.frames);
+  p.flow_heads = check_flow(op, flow, query, p.sizes, p.windows);
+  return p;
+}
+
+inline SearchParameters check_search(const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow,
+                                     const SearchSettings& settings) {
+  SearchParameters p = check_search_inputs("search", query, key, flow, settings);
+  check_candidates("search", p, p.select == Select::all ? p.windows : 1);
+  const int64_t matches = int64_t(p.topk) * (p.select == Select::all ? 1 : p.windows);
+  STAN_CHECK(matches <= kMaxSide, "search", "topk: expected at most ", kMaxSide, " matches in all, got ", matches);
+  p.matches = int(matches);
+  return p;
+}
+
+// Where matches lie and what arrives at them.
+inline void check_arrivals(const char* op, const SearchParameters& p, const Tensor& query, const Tensor& grad_scores,
+                           const Tensor& grad_offsets, const Tensor& offsets, const Tensor& frames) {
   const ScalarType type = arithmetic_type(query.scalar_type());
   const std::vector<int64_t> shape = matches_shape(p.sizes, p.matches);
   check_matches(op, "frames", frames, shape, false, ScalarType::Int, query);
   check_matches(op, "offsets", offsets, shape, true, type, query);
   check_matches(op, "grad_scores", grad_scores, shape, false, type, query);
   check_matches(op, "grad_offsets", grad_offsets, shape, true, type, query);
+}
+
+inline SearchParameters check_search_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
+                                              const Tensor& key, const std::optional<Tensor>& flow, const Tensor& offsets,
+                                              const Tensor& frames, bool need_flow, const SearchSettings& settings) {
+  const char* op = "search_backward";
+  SearchParameters p = check_search_inputs(op, query, key, flow, settings);
+  p.matches = matches_of(op, "frames", frames);
+  check_arrivals(op, p, query, grad_scores, grad_offsets, offsets, frames);
+  STAN_CHECK(flow || !need_flow, op, "need_flow: expected false without a flow");
   return p;
 }
 
-inline RefineParameters check_refine(const Tensor& query, const Tensor& key, const Tensor& offsets, const Tensor& frames,
-                                     int64_t window, int64_t topk, int64_t patch, int64_t dilation, int64_t stride,
-                                     double key_stride, const std::string& metric, bool slide) {
+inline SearchParameters check_refine(const Tensor& query, const Tensor& key, const Tensor& offsets, const Tensor& frames,
+                                     const RefineSettings& settings) {
   const char* op = "refine";
-  RefineParameters p;
-  p.incoming = matches_of(op, "frames", frames);
-  p.sizes = check_pair(op, query, key, frames.size(1), stride);
-  p.patch = check_patch(op, patch, dilation);
-  p.window = check_number(op, "window", window, 1, 1 << 14);
-  p.key_stride = check_key_stride(op, key_stride);
-  p.metric = metric_of(op, metric);
-  const int64_t candidates = window * window * p.incoming;
-  STAN_CHECK(candidates < (int64_t{1} << 31), op, "window: ", window, " gives ", candidates, " candidates, more than 2^31");
-  STAN_CHECK(topk >= 1 && topk <= candidates, op, "topk: expected 1 to ", candidates, ", the number of candidates, got ", topk);
-  p.matches = check_number(op, "topk", topk, 1, kMaxSide);
-  p.slide = slide;
-  const std::vector<int64_t> shape = matches_shape(p.sizes, p.incoming);
+  SearchParameters p = parameters_of(settings);
+  p.windows = matches_of(op, "frames", frames);
+  p.sizes = check_pair(op, query, key, p);
+  check_candidates(op, p, p.windows);
+  p.matches = p.topk;
+  const std::vector<int64_t> shape = matches_shape(p.sizes, p.windows);
   check_matches(op, "frames", frames, shape, false, ScalarType::Int, query);
   check_matches(op, "offsets", offsets, shape, true, arithmetic_type(query.scalar_type()), query);
   return p;
 }
 
-inline RefineParameters check_refine_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
+inline SearchParameters check_refine_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
                                               const Tensor& key, const Tensor& offsets_in, const Tensor& offsets,
-                                              const Tensor& frames, const Tensor& parents, int64_t patch, int64_t dilation,
-                                              int64_t stride, const std::string& metric) {
+                                              const Tensor& frames, const Tensor& parents, const RefineSettings& settings) {
   const char* op = "refine_backward";
-  RefineParameters p;
+  SearchParameters p = parameters_of(settings);
   p.matches = matches_of(op, "frames", frames);
-  p.sizes = check_pair(op, query, key, frames.size(1), stride);
-  p.patch = check_patch(op, patch, dilation);
-  p.metric = metric_of(op, metric);
-  const ScalarType type = arithmetic_type(query.scalar_type());
-  const std::vector<int64_t> shape = matches_shape(p.sizes, p.matches);
-  check_matches(op, "frames", frames, shape, false, ScalarType::Int, query);
-  check_matches(op, "parents", parents, shape, false, ScalarType::Int, query);
-  check_matches(op, "offsets", offsets, shape, true, type, query);
-  check_matches(op, "grad_scores", grad_scores, shape, false, type, query);
-  check_matches(op, "grad_offsets", grad_offsets, shape, true, type, query);
+  p.sizes = check_pair(op, query, key, p);
+  check_arrivals(op, p, query, grad_scores, grad_offsets, offsets, frames);
+  check_matches(op, "parents", parents, matches_shape(p.sizes, p.matches), false, ScalarType::Int, query);
   check_rank(op, "offsets_in", offsets_in, 7, "(B, HD, T, Hq, Wq, K, 2)");
   STAN_CHECK(offsets_in.size(5) >= 1 && offsets_in.size(5) <= kMaxSide, op, "offsets_in: expected 1 to ", kMaxSide,
              " matches in dimension 5, got shape ", shape_text(offsets_in));
-  p.incoming = int(offsets_in.size(5));
-  check_matches(op, "offsets_in", offsets_in, matches_shape(p.sizes, p.incoming), true, type, query);
+  p.windows = int(offsets_in.size(5));
+  check_matches(op, "offsets_in", offsets_in, matches_shape(p.sizes, p.windows), true, arithmetic_type(query.scalar_type()), query);
   return p;
 }
 

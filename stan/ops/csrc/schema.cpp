@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "settings.h"
+
 #ifndef STAN_CUDA_ARCHS
 #define STAN_CUDA_ARCHS ""  // such as "75 80 90"; set by setup.py, empty in a build without CUDA
 #endif
@@ -24,37 +26,28 @@ std::string build_info() {
 }  // namespace
 
 STABLE_TORCH_LIBRARY(stan, m) {
-  m.def(
-      "search(Tensor query, Tensor key, Tensor? flow, int window, int temporal_window, int topk, int heads, int patch, int dilation, "
-      "int stride, float key_stride, str metric, str select, str self_match, bool slide, bool causal) "
-      "-> (Tensor scores, Tensor offsets, Tensor frames)");
+  m.def("search(Tensor query, Tensor key, Tensor? flow, *, " STAN_SEARCH_SETTINGS ") -> (Tensor scores, Tensor offsets, Tensor frames)");
   m.def(
       "search_backward(Tensor grad_scores, Tensor grad_offsets, Tensor query, Tensor key, Tensor? flow, Tensor offsets, "
-      "Tensor frames, int temporal_window, int heads, int patch, int dilation, int stride, str metric, bool causal, "
-      "bool need_query, bool need_key, bool need_flow, bool deterministic) "
+      "Tensor frames, bool need_query, bool need_key, bool need_flow, bool deterministic, *, " STAN_SEARCH_SETTINGS ") "
       "-> (Tensor grad_query, Tensor grad_key, Tensor grad_flow)");
   m.def(
-      "refine(Tensor query, Tensor key, Tensor offsets, Tensor frames, int window, int topk, int patch, int dilation, int stride, "
-      "float key_stride, str metric, bool slide) "
+      "refine(Tensor query, Tensor key, Tensor offsets, Tensor frames, *, " STAN_REFINE_SETTINGS ") "
       "-> (Tensor scores, Tensor offsets, Tensor frames, Tensor parents)");
   m.def(
       "refine_backward(Tensor grad_scores, Tensor grad_offsets, Tensor query, Tensor key, Tensor offsets_in, Tensor offsets, "
-      "Tensor frames, Tensor parents, int patch, int dilation, int stride, str metric, bool need_query, bool need_key, "
-      "bool need_offsets, bool deterministic) -> (Tensor grad_query, Tensor grad_key, Tensor grad_offsets_in)");
+      "Tensor frames, Tensor parents, bool need_query, bool need_key, bool need_offsets, bool deterministic, *, " STAN_REFINE_SETTINGS
+      ") -> (Tensor grad_query, Tensor grad_key, Tensor grad_offsets_in)");
   m.def("search_flow(Tensor forward, Tensor backward, int temporal_window, int stride, bool causal) -> Tensor");
   m.def(
       "search_flow_backward(Tensor grad, Tensor forward, Tensor backward, int temporal_window, int stride, bool causal, "
       "bool deterministic) -> (Tensor grad_forward, Tensor grad_backward)");
   m.def(
-      "gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int patch, int dilation, int stride) -> Tensor");
+      "gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int patch, int dilation, int stride, bool stack) "
+      "-> Tensor");
   m.def(
       "gather_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int patch, int dilation, "
-      "int stride, bool need_value, bool need_weights, bool need_offsets, bool deterministic) "
-      "-> (Tensor grad_value, Tensor grad_weights, Tensor grad_offsets)");
-  m.def("gather_stack(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int stride) -> Tensor");
-  m.def(
-      "gather_stack_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int stride, "
-      "bool need_value, bool need_weights, bool need_offsets, bool deterministic) "
+      "int stride, bool stack, bool need_value, bool need_weights, bool need_offsets, bool deterministic) "
       "-> (Tensor grad_value, Tensor grad_weights, Tensor grad_offsets)");
   m.def("cpu_capability() -> str");
   m.def("build_info() -> str");

@@ -33,32 +33,56 @@ struct Patch {
   STAN_HD int offset(int i) const { return dilation * (i - side / 2); }  // of patch pixel i along an axis
 };
 
-struct SearchParameters {
-  Sizes sizes;
-  Patch patch;
-  int window = 1;
-  int temporal_window = 0;
-  int slots = 1;
-  int topk = 1;
-  int matches = 1;      // K of the outputs
-  int flow_heads = 0;   // 0: no flow
-  double key_stride = 1;
-  Metric metric = Metric::l2;
-  Select select = Select::all;
-  SelfMatch self_match = SelfMatch::keep;
-  bool slide = true;
-  bool causal = false;
+// The pixels of a patch that fall on the query grid.
+struct GridPatch {
+  int side = 1, step = 1;  // displacements (i - side / 2) * step, in queries
+  int pixels = 1;          // of one query
+
+  STAN_HD int at(int i) const { return (i - side / 2) * step; }
+  // How many displacements d keep a - d inside [0, length).
+  STAN_HD int count(int a, int length) const {
+    int n = 0;
+    for (int i = 0; i < side; ++i) n += a - at(i) >= 0 && a - at(i) < length;
+    return n;
+  }
 };
 
-struct RefineParameters {
-  Sizes sizes;
-  Patch patch;
+STAN_HD GridPatch grid_patch(const Patch& patch, int stride) {
+  const int reach = patch.side / 2;
+  int every = 1;  // the fewest patch pixels that make a whole number of queries
+  while (every <= reach && int64_t(every) * patch.dilation % stride != 0) ++every;
+  GridPatch grid;
+  grid.pixels = stride;
+  grid.side = 2 * (reach / every) + 1;
+  if (grid.side > 1) grid.step = int(int64_t(every) * patch.dilation / stride);
+  return grid;
+}
+
+// Settings of a search or a refinement: stan.ops.SearchSpec and RefineSpec, each within its bounds (settings.h).
+struct Settings {
   int window = 1;
-  int incoming = 1;     // matches to refine
-  int matches = 1;      // K of the outputs
+  int topk = 1;
+  int heads = 1;
+  Patch patch;
+  int stride = 1;
   double key_stride = 1;
   Metric metric = Metric::l2;
   bool slide = true;
+  // Of a search alone.
+  int temporal_window = 0;
+  Select select = Select::all;
+  SelfMatch self_match = SelfMatch::keep;
+  bool causal = false;
+
+  STAN_HD int slots() const { return slots_of(temporal_window, causal); }  // searched frames of a query
+};
+
+// A search or a refinement: its settings, and what follows from them and from the tensors.
+struct SearchParameters : Settings {
+  Sizes sizes;
+  int windows = 1;      // of a query: searched frames (slots), or matches to refine
+  int matches = 1;      // K of the outputs
+  int flow_heads = 0;   // 0: no flow
 };
 
 struct GatherParameters {
@@ -74,5 +98,22 @@ struct FlowParameters {
   int temporal_window = 0, slots = 1;
   bool causal = false;
 };
+
+// The step of a track from frame t to that of `slot`, one frame before it: how many steps from t, in which flow, and looked up where.
+struct TrackStep {
+  bool forward = false;
+  int number = 0;  // 0: there is no such frame
+  int from = 0;    // the frame whose flow is looked up
+};
+
+STAN_HD TrackStep step_to(const FlowParameters& p, int t, int slot) {
+  const int f = frame_of_slot(t, slot, p.frames, p.temporal_window, p.causal);
+  TrackStep step;
+  if (f < 0) return step;
+  step.forward = f > t;
+  step.number = f > t ? f - t : t - f;
+  step.from = f > t ? f - 1 : f + 1;
+  return step;
+}
 
 }  // namespace stan

@@ -4,6 +4,14 @@
 // writes only what is its own, up to overlapping patches); and by place in the key, for the gradient of the key.
 #pragma once
 
+#include "bands.h"
+#include "sample.h"
+#include "search.h"
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 // Where the gradient of a match's position goes: to the flow of its slot, or to the incoming offset it was refined from.
 template <typename S>
 class PositionGradient {
@@ -14,21 +22,21 @@ class PositionGradient {
 
   // Adds (gx, gy) of match `number` (counted over (T, Hq, Wq, K)) of query (t, y, x), which lies in frame f.
   void add(int t, int query, int x, int y, int64_t number, int f, S gx, S gy) const {
-    const Sizes& z = a_.sizes;
+    const Sizes& z = a_.p.sizes;
     if (a_.grad_flow != nullptr) {
-      const int slot = slot_of_frame(t, f, z.frames, a_.temporal_window, a_.causal);
-      if (slot < 1 || slot >= a_.slots) return;
-      const Displacement<S> d = flow_at(static_cast<const S*>(a_.flow), z, a_.flow_heads, a_.slots, b_, head_, t, slot, query);
-      const int h = a_.flow_heads == 1 ? 0 : head_;
+      const int slot = slot_of_frame(t, f, z.frames, a_.p.temporal_window, a_.p.causal);
+      if (slot < 1 || slot >= a_.p.windows) return;
+      const Displacement<S> d = flow_at(static_cast<const S*>(a_.flow), a_.p, b_, head_, t, slot, query);
+      const int h = a_.p.flow_heads == 1 ? 0 : head_;
       S* out = static_cast<S*>(a_.grad_flow) +
-               ((((b_ * a_.flow_heads + h) * z.frames + t) * (a_.slots - 1) + slot - 1) * 2) * z.queries() + query;
+               ((((b_ * a_.p.flow_heads + h) * z.frames + t) * (a_.p.windows - 1) + slot - 1) * 2) * z.queries() + query;
       out[0] += gx * anchor_of(S(x), d.x, z.key_width).slope;
       out[z.queries()] += gy * anchor_of(S(y), d.y, z.key_height).slope;
     } else if (a_.grad_offsets_in != nullptr) {
       const int64_t head_first = (b_ * z.heads + head_) * z.frames * z.queries();
-      const int parent = a_.parents[head_first * a_.matches + number];
-      if (parent < 0 || parent >= a_.incoming) return;
-      const int64_t at = 2 * ((head_first + int64_t(t) * z.queries() + query) * a_.incoming + parent);
+      const int parent = a_.parents[head_first * a_.p.matches + number];
+      if (parent < 0 || parent >= a_.p.windows) return;
+      const int64_t at = 2 * ((head_first + int64_t(t) * z.queries() + query) * a_.p.windows + parent);
       const S* d = static_cast<const S*>(a_.offsets_in) + at;
       S* out = static_cast<S*>(a_.grad_offsets_in) + at;
       out[0] += gx * anchor_of(S(x), d[0], z.key_width).slope;
@@ -58,10 +66,11 @@ static inline void score_derivative(Metric metric, S g, const S* query, const S*
 template <typename S>
 static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, const Pixels<S>& key, int64_t b, int head, int t,
                        S* sum) {
-  const Sizes& z = a.sizes;
+  const SearchParameters& p = a.p;
+  const Sizes& z = p.sizes;
   const int channels = z.channels;
   const PositionGradient<S> positions(a, b, head);
-  const int64_t head_first = (b * z.heads + head) * z.frames * z.queries() * a.matches;
+  const int64_t head_first = (b * z.heads + head) * z.frames * z.queries() * p.matches;
   const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
   const S* grad_scores = static_cast<const S*>(a.grad_scores) + head_first;
   const S* grad_offsets = static_cast<const S*>(a.grad_offsets) + 2 * head_first;
@@ -72,8 +81,8 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
     for (int column = 0; column < z.query_width; ++column) {
       const int x = column * z.stride;
       const int in_frame = row * z.query_width + column;
-      for (int k = 0; k < a.matches; ++k) {
-        const int64_t m = (int64_t(t) * z.queries() + in_frame) * a.matches + k;
+      for (int k = 0; k < p.matches; ++k) {
+        const int64_t m = (int64_t(t) * z.queries() + in_frame) * p.matches + k;
         const int f = frames[m];
         if (f < 0 || f >= z.frames) continue;
         const S g = grad_scores[m];
@@ -81,21 +90,22 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
         if (g != S(0)) {
           const Split<S> px = match_position(x, offsets[2 * m], z.key_width);
           const Split<S> py = match_position(y, offsets[2 * m + 1], z.key_height);
-          for (int j = 0; j < a.patch.side; ++j) {
-            for (int i = 0; i < a.patch.side; ++i) {
-              const int dx = a.patch.offset(i), dy = a.patch.offset(j);
-              const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, false);
+          for (int j = 0; j < p.patch.side; ++j) {
+            for (int i = 0; i < p.patch.side; ++i) {
+              const int dx = p.patch.offset(i), dy = p.patch.offset(j);
+              const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, true);
+              const Taps<S> beside = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, false);
               const int64_t pixel = int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width);
               const S* q = query.frame(t) + pixel * channels;
               for (int c = 0; c < channels; c += kRun) {
                 S sample[kRun], d[kRun];
                 const int n = least(kRun, channels - c);
                 mix(key.frame(f) + c, taps, n, sample);
-                score_derivative(a.metric, g, q + c, sample, n, d);
-                if (positions.needed()) slopes(key.frame(f) + c, taps, n, d, &gx, &gy);
+                score_derivative(p.metric, g, q + c, sample, n, d);
+                if (positions.needed()) slopes(key.frame(f) + c, taps, beside, n, d, &gx, &gy);
                 if (sum == nullptr) continue;
                 S* __restrict__ out = sum + pixel * channels + c;
-                if (a.metric == Metric::l2) {
+                if (p.metric == Metric::l2) {
 #pragma omp simd
                   for (int e = 0; e < n; ++e) out[e] -= d[e];
                 } else {
@@ -111,7 +121,7 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
     }
   };
 
-  const Bands bands(z.query_height, (a.patch.dilation * (a.patch.side / 2) + z.stride - 1) / z.stride);
+  const Bands bands(z.query_height, (p.patch.dilation * (p.patch.side / 2) + z.stride - 1) / z.stride);
   for_each_band(bands, [&](int band) {
     for (int row = bands.first_row(band); row < bands.end_row(band, z.query_height); ++row) query_row(row);
   });
@@ -119,7 +129,8 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
 
 template <typename S, typename E>
 static void match_backward_with(const MatchBackwardArguments& a) {
-  const Sizes& z = a.sizes;
+  const SearchParameters& p = a.p;
+  const Sizes& z = p.sizes;
   const int channels = z.channels;
   const int64_t plane = int64_t(z.height) * z.width;
   Block<S> query_memory(z.frames * plane * channels), key_memory(int64_t(z.frames) * z.key_height * z.key_width * channels);
@@ -150,29 +161,29 @@ static void match_backward_with(const MatchBackwardArguments& a) {
         }
       }
       if (a.grad_key != nullptr) {
-        const int64_t head_first = (b * z.heads + head) * z.frames * z.queries() * a.matches;
+        const int64_t head_first = (b * z.heads + head) * z.frames * z.queries() * p.matches;
         const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
         const S* grad_scores = static_cast<const S*>(a.grad_scores) + head_first;
         const int32_t* frames = a.frames + head_first;
-        push_matches<S>(z, a.patch, a.matches, b, head, offsets, frames, static_cast<E*>(a.grad_key), [&](int64_t m, S* out) {
+        push_matches<S>(z, p.patch, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_key), [&](int64_t m, S* out) {
           const S g = grad_scores[m];
           if (g == S(0)) return;
-          const int64_t number = m / a.matches;
+          const int64_t number = m / p.matches;
           const int x = int(number % z.query_width) * z.stride;
           const int y = int(number / z.query_width % z.query_height) * z.stride;
           const int t = int(number / z.queries());
           const Split<S> px = match_position(x, offsets[2 * m], z.key_width);
           const Split<S> py = match_position(y, offsets[2 * m + 1], z.key_height);
-          for (int j = 0; j < a.patch.side; ++j) {
-            for (int i = 0; i < a.patch.side; ++i) {
-              const int dx = a.patch.offset(i), dy = a.patch.offset(j);
-              const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, false);
+          for (int j = 0; j < p.patch.side; ++j) {
+            for (int i = 0; i < p.patch.side; ++i) {
+              const int dx = p.patch.offset(i), dy = p.patch.offset(j);
+              const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, true);
               const S* q = query.frame(t) + (int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width)) * channels;
               for (int c = 0; c < channels; c += kRun) {
                 S sample[kRun], d[kRun];
                 const int n = least(kRun, channels - c);
                 mix(key.frame(frames[m]) + c, taps, n, sample);
-                score_derivative(a.metric, g, q + c, sample, n, d);
+                score_derivative(p.metric, g, q + c, sample, n, d);
                 spread(out + c, taps, n, d);
               }
             }
@@ -182,3 +193,6 @@ static void match_backward_with(const MatchBackwardArguments& a) {
     }
   }
 }
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

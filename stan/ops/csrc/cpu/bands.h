@@ -5,6 +5,12 @@
 // is taken in an order that does not depend on the number of threads.
 #pragma once
 
+#include "sample.h"
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 struct Bands {
   int height;  // rows of a band
   int count;
@@ -118,3 +124,6 @@ static void push_matches(const Sizes& z, const Patch& patch, int matches, int64_
     run(MatchesByBand<int64_t>(z, matches, bands, offsets, frames));
   }
 }
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

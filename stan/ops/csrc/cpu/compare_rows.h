@@ -1,6 +1,13 @@
 // The comparison of a query with rows of whole pixels: sums of products, or of squared differences, over channels and patch.
 #pragma once
 
+#include "key_rows.h"
+#include "simd.h"
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 // How rows of comparisons lie in memory.
 static inline int compared_pitch(int pixels) { return (pixels + 4 * kPixels - 1) / (4 * kPixels) * (4 * kPixels); }
 
@@ -67,3 +74,6 @@ static inline void compare_rows(const float* key, int64_t row_size, int64_t grou
     }
   }
 }
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

@@ -1,6 +1,12 @@
 // Following one-step flow from frame to frame, and the gradient of that.
 #pragma once
 
+#include "sample.h"
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 // One-step flow of one direction: planes x and y of frame f of batch item b.
 template <typename S>
 struct FlowPlanes {
@@ -10,11 +16,6 @@ struct FlowPlanes {
   S* x(int64_t b, int f) const { return data + (b * frames + f) * 2 * plane; }
   S* y(int64_t b, int f) const { return x(b, f) + plane; }
 };
-
-template <typename S>
-static inline S finite_or_zero(S v) {
-  return finite(v) ? v : S(0);
-}
 
 template <typename S>
 static inline S bilinear(const S* plane, const Taps<S>& t) {
@@ -27,18 +28,6 @@ static inline S bilinear(const S* plane, const Taps<S>& t) {
 template <typename S>
 static inline Taps<S> track_taps(const FlowParameters& p, int x, int y, S dx, S dy) {
   return taps_at(match_position(x, dx, p.width), match_position(y, dy, p.height), 0, 0, p.height, p.width, 1, false);
-}
-
-// The frames in which a track from frame t to the frame of `slot` looks up its steps: first, first + step, ... (count of them).
-struct Track {
-  bool forward;
-  int steps;
-};
-
-static inline Track track_of(const FlowParameters& p, int t, int slot) {
-  const int f = frame_of_slot(t, slot, p.frames, p.temporal_window, p.causal);
-  if (f < 0) return {false, 0};
-  return {f > t, f > t ? f - t : t - f};
 }
 
 template <typename S>
@@ -58,14 +47,13 @@ static void search_flow_with(const FlowArguments& a) {
         const int x = column * p.stride, y = row * p.stride;
         S dx = 0, dy = 0;
         for (int slot = 1; slot < p.slots; ++slot) {
-          const Track track = track_of(p, t, slot);
+          const TrackStep step = step_to(p, t, slot);
           S* at = out + ((b * p.frames + t) * (p.slots - 1) + slot - 1) * 2 * queries + int64_t(row) * p.query_width + column;
-          if (track.steps <= 1) dx = dy = 0;  // slots of one direction follow each other, one step more each time
-          if (track.steps >= 1) {
-            const int f = track.forward ? t + track.steps - 1 : t - track.steps + 1;
-            const FlowPlanes<const S>& flow = track.forward ? forward : backward;
+          if (step.number <= 1) dx = dy = 0;  // slots of one direction follow each other, one step more each time
+          if (step.number >= 1) {
+            const FlowPlanes<const S>& flow = step.forward ? forward : backward;
             const Taps<S> taps = track_taps(p, x, y, dx, dy);
-            const S sx = bilinear(flow.x(b, f), taps), sy = bilinear(flow.y(b, f), taps);
+            const S sx = bilinear(flow.x(b, step.from), taps), sy = bilinear(flow.y(b, step.from), taps);
             dx += sx;
             dy += sy;
           }
@@ -156,3 +144,6 @@ static void search_flow_backward_with(const FlowBackwardArguments& a) {
     }
   }
 }
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

@@ -4,28 +4,12 @@
 // over the patch pixels that fall on it.
 #pragma once
 
-// The pixels of a patch that fall on the query grid.
-struct GridPatch {
-  int side, first, step;  // displacements first, first + step, ... in queries, `side` of them
-  int pixels;             // displacement in pixels of one query
+#include "bands.h"
+#include "sample.h"
+#include "support.h"
 
-  GridPatch(const Patch& patch, int stride) : pixels(stride) {
-    const int reach = patch.side / 2;
-    int every = 1;  // the smallest number of patch pixels that is a whole number of queries
-    while (every <= reach && int64_t(every) * patch.dilation % stride != 0) ++every;
-    const int kept = reach / every;
-    side = 2 * kept + 1;
-    step = kept > 0 ? int(int64_t(every) * patch.dilation / stride) : 1;
-    first = -kept * step;
-  }
-  int at(int i) const { return first + i * step; }
-  // How many displacements d keep a - d inside [0, length).
-  int count(int a, int length) const {
-    int n = 0;
-    for (int i = 0; i < side; ++i) n += a - at(i) >= 0 && a - at(i) < length;
-    return n;
-  }
-};
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
 
 // One row of outputs.
 template <typename S, typename E>
@@ -88,7 +72,7 @@ static void gather_with(const GatherArguments& a) {
   const Sizes& z = a.p.sizes;
   Block<S> memory(int64_t(z.frames) * z.key_height * z.key_width * z.channels);
   const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
-  const GridPatch grid(a.p.patch, z.stride);
+  const GridPatch grid = grid_patch(a.p.patch, z.stride);
   for (int64_t b = 0; b < z.batch; ++b) {
     for (int head = 0; head < z.heads; ++head) {
       pack_head(static_cast<const E*>(a.value), b, head, z.frames, z.heads, value);
@@ -147,7 +131,7 @@ class ArrivingGradient {
   const E* head_first_ = nullptr;
 };
 
-// body(taps, gradient of the sample, channel, number of channels) for every run of every sample that match `number` contributes.
+// body(taps, the taps for slopes, gradient of the sample, channel, number of channels) for every run of every sample that match `number` contributes.
 template <typename S, typename Gradient, typename Body>
 static inline void each_sample(const GatherParameters& p, const GridPatch& grid, const Gradient& gradient, int64_t number, const S* offset,
                                const Body& body) {
@@ -162,13 +146,14 @@ static inline void each_sample(const GatherParameters& p, const GridPatch& grid,
     for (int i = 0; i < grid.side; ++i) {
       const int to_x = column + grid.at(i), to_y = row + grid.at(j);
       if (to_x < 0 || to_x >= z.query_width || to_y < 0 || to_y >= z.query_height) continue;
-      const Taps<S> taps =
-          taps_at(x, y, grid.at(i) * grid.pixels, grid.at(j) * grid.pixels, z.key_height, z.key_width, z.channels, false);
+      const int dx = grid.at(i) * grid.pixels, dy = grid.at(j) * grid.pixels;
+      const Taps<S> taps = taps_at(x, y, dx, dy, z.key_height, z.key_width, z.channels, true);
+      const Taps<S> beside = taps_at(x, y, dx, dy, z.key_height, z.key_width, z.channels, false);
       for (int c = 0; c < z.channels; c += kRun) {
         S arrived[kRun];
         const int n = least(kRun, z.channels - c);
         gradient.read(t, to_y, to_x, k, c, n, arrived);
-        body(taps, arrived, c, n);
+        body(taps, beside, arrived, c, n);
       }
     }
   }
@@ -178,7 +163,7 @@ template <typename S, typename E>
 static void gather_backward_with(const GatherBackwardArguments& a) {
   const GatherParameters& p = a.p;
   const Sizes& z = p.sizes;
-  const GridPatch grid(p.patch, z.stride);
+  const GridPatch grid = grid_patch(p.patch, z.stride);
   const bool by_query = a.grad_weights != nullptr || a.grad_offsets != nullptr;
   Block<S> memory(by_query ? int64_t(z.frames) * z.key_height * z.key_width * z.channels : 0);
   const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
@@ -197,11 +182,11 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
             S weight = 0, gx = 0, gy = 0;
             const int f = frames[m];
             if (f >= 0 && f < z.frames) {
-              each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const S* arrived, int c, int n) {
+              each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>& beside, const S* arrived, int c, int n) {
                 S sample[kRun];
                 mix(value.frame(f) + c, taps, n, sample);
                 weight += dot(sample, arrived, n);
-                if (a.grad_offsets != nullptr) slopes(value.frame(f) + c, taps, n, arrived, &gx, &gy);
+                if (a.grad_offsets != nullptr) slopes(value.frame(f) + c, taps, beside, n, arrived, &gx, &gy);
               });
             }
             if (a.grad_weights != nullptr) static_cast<S*>(a.grad_weights)[head_first + m] = weight;
@@ -218,7 +203,7 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
       if (a.grad_value != nullptr) {
         push_matches<S>(z, p.patch, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_value), [&](int64_t m, S* out) {
           if (weights[m] == S(0)) return;
-          each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, S* arrived, int c, int n) {
+          each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>&, S* arrived, int c, int n) {
             for (int i = 0; i < n; ++i) arrived[i] *= weights[m];
             spread(out + c, taps, n, arrived);
           });
@@ -227,3 +212,6 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
     }
   }
 }
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

@@ -1,8 +1,10 @@
-// The boundary between the CPU entry points (ops_*.cpp, which know torch) and the kernels (kernels.cpp, which do not).
+// The boundary between the CPU entry points (ops.cpp, which knows torch) and the kernels (kernels.cpp, which do not).
 //
 // The kernels are compiled once per processor generation from the same sources, each time in a namespace of its own; `kernels()` picks
 // the best table for the processor at hand. All tensors are contiguous here and have the shapes of ../README.md.
 #pragma once
+
+#include <cstdint>
 
 #include "../shapes.h"
 
@@ -17,31 +19,19 @@ struct SearchArguments {
   const void* query;
   const void* key;
   const void* flow;  // null: zero flow
-  void* scores;
-  void* offsets;
-  int32_t* frames;
-};
-
-struct RefineArguments {
-  RefineParameters p;
-  Type type;
-  const void* query;
-  const void* key;
+  // Refine: the windows lie around these matches.
   const void* offsets_in;
-  const int32_t* frames_in;
+  const int32_t* frames_in;  // null: a search
   void* scores;
   void* offsets;
   int32_t* frames;
-  int32_t* parents;
+  int32_t* parents;  // null: a search
 };
 
 // Backward of search and refine alike: gradients of the scores at given matches, and of their positions. A null gradient is not
 // computed.
 struct MatchBackwardArguments {
-  Sizes sizes;
-  Patch patch;
-  Metric metric;
-  int matches;
+  SearchParameters p;
   Type type;
   const void* query;
   const void* key;
@@ -51,16 +41,13 @@ struct MatchBackwardArguments {
   const void* grad_offsets;
   void* grad_query;
   void* grad_key;
-  // What shifted the anchors, and its gradient. Search: flow (null for zero flow), (B, HF, T, S-1, 2, Hq, Wq).
+  // What shifted the anchors, and its gradient. Search: flow (null for zero flow), (B, HF, T, W-1, 2, Hq, Wq).
   const void* flow;
   void* grad_flow;
-  int flow_heads, slots, temporal_window;
-  bool causal;
-  // Refine: the incoming offsets, (B, HD, T, Hq, Wq, incoming, 2), and which of them each match came from.
+  // Refine: the incoming offsets, (B, HD, T, Hq, Wq, W, 2), and which of them each match came from.
   const void* offsets_in;
   void* grad_offsets_in;
   const int32_t* parents;
-  int incoming;
 };
 
 struct FlowArguments {
@@ -108,8 +95,7 @@ struct GatherBackwardArguments {
 
 struct Kernels {
   const char* capability;
-  void (*search)(const SearchArguments&);
-  void (*refine)(const RefineArguments&);
+  void (*search)(const SearchArguments&);  // refine too
   void (*match_backward)(const MatchBackwardArguments&);
   void (*search_flow)(const FlowArguments&);
   void (*search_flow_backward)(const FlowBackwardArguments&);

@@ -7,6 +7,12 @@
 // l2 score at a fractional position needs.
 #pragma once
 
+#include "simd.h"
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 constexpr int kGroup = 4;
 constexpr int kPixels = kLanes / kGroup;  // in a vector
 
@@ -120,3 +126,6 @@ class KeyRows {
   bool neighbours_;
   int reach_, margin_, groups_, pixels_, rows_;
 };
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

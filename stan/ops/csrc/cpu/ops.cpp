@@ -5,14 +5,15 @@
 #include <vector>
 
 #include "../parameters.h"
+#include "../settings.h"
 #include "kernels.h"
 
 namespace stan::cpu {
 namespace {
 
 using torch::stable::contiguous;
-using Matches = std::tuple<Tensor, Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Type type_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -53,131 +54,91 @@ std::vector<int64_t> with_two(std::vector<int64_t> shape) {
   return shape;
 }
 
-Matches search(Tensor query, Tensor key, std::optional<Tensor> flow, int64_t window, int64_t temporal_window, int64_t topk,
-               int64_t heads, int64_t patch, int64_t dilation, int64_t stride, double key_stride, std::string metric,
-               std::string select, std::string self_match, bool slide, bool causal) {
-  SearchArguments a;
-  a.p = check_search(query, key, flow, window, temporal_window, topk, heads, patch, dilation, stride, key_stride, metric, select,
-                     self_match, slide, causal);
-  query = contiguous(query);
-  key = contiguous(key);
-  flow = contiguous_or_none(flow);
+// Search and refine: `flow` is of a search, `offsets` and `frames` are of a refinement.
+Four run_search(const SearchParameters& p, const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow,
+                const std::optional<Tensor>& offsets, const std::optional<Tensor>& frames) {
   const ScalarType type = arithmetic_type(query.scalar_type());
-  const std::vector<int64_t> shape = matches_shape(a.p.sizes, a.p.matches);
-  Tensor scores = allocate(shape, type), offsets = allocate(with_two(shape), type), frames = allocate(shape, ScalarType::Int);
+  const std::vector<int64_t> shape = matches_shape(p.sizes, p.matches), none = {0};
+  const Four found = {allocate(shape, type), allocate(with_two(shape), type), allocate(shape, ScalarType::Int),
+                      allocate(frames ? shape : none, ScalarType::Int)};
+  const auto& [scores, new_offsets, new_frames, parents] = found;
+  const Tensor queries = contiguous(query), keys = contiguous(key);
+  const std::optional<Tensor> shifts = contiguous_or_none(flow), around = contiguous_or_none(offsets), in = contiguous_or_none(frames);
+  SearchArguments a{};
+  a.p = p;
   a.type = type_of(query);
-  a.query = data(query);
-  a.key = data(key);
-  a.flow = data(flow);
-  a.scores = data(scores);
-  a.offsets = data(offsets);
-  a.frames = whole_data(frames);
-  if (scores.numel() > 0) kernels().search(a);
-  return {scores, offsets, frames};
-}
-
-Three search_backward(Tensor grad_scores, Tensor grad_offsets, Tensor query, Tensor key, std::optional<Tensor> flow, Tensor offsets,
-                      Tensor frames, int64_t temporal_window, int64_t heads, int64_t patch, int64_t dilation, int64_t stride,
-                      std::string metric, bool causal, bool need_query, bool need_key, bool need_flow, bool /*deterministic*/) {
-  const SearchParameters p = check_search_backward(grad_scores, grad_offsets, query, key, flow, offsets, frames, temporal_window, heads,
-                                                   patch, dilation, stride, metric, causal);
-  STAN_CHECK(flow || !need_flow, "search_backward", "need_flow: expected false without a flow");
-  grad_scores = contiguous(grad_scores);
-  grad_offsets = contiguous(grad_offsets);
-  query = contiguous(query);
-  key = contiguous(key);
-  flow = contiguous_or_none(flow);
-  offsets = contiguous(offsets);
-  frames = contiguous(frames);
-  Tensor grad_query = need_query ? zeros_like(query) : nothing(query);
-  Tensor grad_key = need_key ? zeros_like(key) : nothing(key);
-  Tensor grad_flow = need_flow ? zeros_like(*flow) : nothing(grad_scores);
-  MatchBackwardArguments a{};
-  a.sizes = p.sizes;
-  a.patch = p.patch;
-  a.metric = p.metric;
-  a.matches = p.matches;
-  a.type = type_of(query);
-  a.query = data(query);
-  a.key = data(key);
-  a.offsets = data(offsets);
-  a.frames = whole_data(frames);
-  a.grad_scores = data(grad_scores);
-  a.grad_offsets = data(grad_offsets);
-  a.grad_query = need_query ? data(grad_query) : nullptr;
-  a.grad_key = need_key ? data(grad_key) : nullptr;
-  a.flow = data(flow);
-  a.grad_flow = need_flow ? data(grad_flow) : nullptr;
-  a.flow_heads = p.flow_heads;
-  a.slots = p.slots;
-  a.temporal_window = p.temporal_window;
-  a.causal = p.causal;
-  if (frames.numel() > 0) kernels().match_backward(a);
-  return {grad_query, grad_key, grad_flow};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> refine(Tensor query, Tensor key, Tensor offsets, Tensor frames, int64_t window,
-                                                  int64_t topk, int64_t patch, int64_t dilation, int64_t stride, double key_stride,
-                                                  std::string metric, bool slide) {
-  RefineArguments a;
-  a.p = check_refine(query, key, offsets, frames, window, topk, patch, dilation, stride, key_stride, metric, slide);
-  query = contiguous(query);
-  key = contiguous(key);
-  offsets = contiguous(offsets);
-  frames = contiguous(frames);
-  const ScalarType type = arithmetic_type(query.scalar_type());
-  const std::vector<int64_t> shape = matches_shape(a.p.sizes, a.p.matches);
-  Tensor scores = allocate(shape, type), new_offsets = allocate(with_two(shape), type);
-  Tensor new_frames = allocate(shape, ScalarType::Int), parents = allocate(shape, ScalarType::Int);
-  a.type = type_of(query);
-  a.query = data(query);
-  a.key = data(key);
-  a.offsets_in = data(offsets);
-  a.frames_in = whole_data(frames);
+  a.query = data(queries);
+  a.key = data(keys);
+  a.flow = data(shifts);
+  a.offsets_in = data(around);
+  a.frames_in = static_cast<const int32_t*>(data(in));
   a.scores = data(scores);
   a.offsets = data(new_offsets);
   a.frames = whole_data(new_frames);
-  a.parents = whole_data(parents);
-  if (scores.numel() > 0) kernels().refine(a);
-  return {scores, new_offsets, new_frames, parents};
+  a.parents = frames ? whole_data(parents) : nullptr;
+  if (scores.numel() > 0) kernels().search(a);
+  return found;
 }
 
-Three refine_backward(Tensor grad_scores, Tensor grad_offsets, Tensor query, Tensor key, Tensor offsets_in, Tensor offsets,
-                      Tensor frames, Tensor parents, int64_t patch, int64_t dilation, int64_t stride, std::string metric,
-                      bool need_query, bool need_key, bool need_offsets, bool /*deterministic*/) {
-  const RefineParameters p = check_refine_backward(grad_scores, grad_offsets, query, key, offsets_in, offsets, frames, parents, patch,
-                                                   dilation, stride, metric);
-  grad_scores = contiguous(grad_scores);
-  grad_offsets = contiguous(grad_offsets);
-  query = contiguous(query);
-  key = contiguous(key);
-  offsets_in = contiguous(offsets_in);
-  offsets = contiguous(offsets);
-  frames = contiguous(frames);
-  parents = contiguous(parents);
-  Tensor grad_query = need_query ? zeros_like(query) : nothing(query);
-  Tensor grad_key = need_key ? zeros_like(key) : nothing(key);
-  Tensor grad_in = need_offsets ? zeros_like(offsets_in) : nothing(offsets_in);
+Three search(const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow, const SearchSettings& settings) {
+  const auto [scores, offsets, frames, _] =
+      run_search(check_search(query, key, flow, settings), query, key, flow, std::nullopt, std::nullopt);
+  return {scores, offsets, frames};
+}
+
+Four refine(const Tensor& query, const Tensor& key, const Tensor& offsets, const Tensor& frames, const RefineSettings& settings) {
+  return run_search(check_refine(query, key, offsets, frames, settings), query, key, std::nullopt, offsets, frames);
+}
+
+// The backward of both: `flow` is of a search, `offsets_in` and `parents` are of a refinement; the third gradient is that of the one that
+// is there.
+Three match_backward(const SearchParameters& p, const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
+                     const Tensor& key, const std::optional<Tensor>& flow, const std::optional<Tensor>& offsets_in,
+                     const Tensor& offsets, const Tensor& frames, const std::optional<Tensor>& parents, bool need_query,
+                     bool need_key, bool need_shift) {
+  const Tensor scores_in = contiguous(grad_scores), places_in = contiguous(grad_offsets), queries = contiguous(query);
+  const Tensor keys = contiguous(key), places = contiguous(offsets), where = contiguous(frames);
+  const std::optional<Tensor> shifts = contiguous_or_none(flow), around = contiguous_or_none(offsets_in);
+  const std::optional<Tensor> from = contiguous_or_none(parents);
+  const Tensor grad_query = need_query ? zeros_like(queries) : nothing(queries);
+  const Tensor grad_key = need_key ? zeros_like(keys) : nothing(keys);
+  const Tensor grad_shift = need_shift ? zeros_like(shifts ? *shifts : *around) : nothing(scores_in);
   MatchBackwardArguments a{};
-  a.sizes = p.sizes;
-  a.patch = p.patch;
-  a.metric = p.metric;
-  a.matches = p.matches;
+  a.p = p;
   a.type = type_of(query);
-  a.query = data(query);
-  a.key = data(key);
-  a.offsets = data(offsets);
-  a.frames = whole_data(frames);
-  a.grad_scores = data(grad_scores);
-  a.grad_offsets = data(grad_offsets);
+  a.query = data(queries);
+  a.key = data(keys);
+  a.offsets = data(places);
+  a.frames = whole_data(where);
+  a.grad_scores = data(scores_in);
+  a.grad_offsets = data(places_in);
   a.grad_query = need_query ? data(grad_query) : nullptr;
   a.grad_key = need_key ? data(grad_key) : nullptr;
-  a.offsets_in = data(offsets_in);
-  a.grad_offsets_in = need_offsets ? data(grad_in) : nullptr;
-  a.parents = whole_data(parents);
-  a.incoming = p.incoming;
+  a.flow = data(shifts);
+  a.grad_flow = need_shift && flow ? data(grad_shift) : nullptr;
+  a.offsets_in = data(around);
+  a.grad_offsets_in = need_shift && offsets_in ? data(grad_shift) : nullptr;
+  a.parents = static_cast<const int32_t*>(data(from));
   if (frames.numel() > 0) kernels().match_backward(a);
-  return {grad_query, grad_key, grad_in};
+  return {grad_query, grad_key, grad_shift};
+}
+
+Three search_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query, const Tensor& key,
+                      const std::optional<Tensor>& flow, const Tensor& offsets, const Tensor& frames, bool need_query, bool need_key,
+                      bool need_flow, bool /*deterministic*/, const SearchSettings& settings) {
+  const SearchParameters p =
+      check_search_backward(grad_scores, grad_offsets, query, key, flow, offsets, frames, need_flow, settings);
+  return match_backward(p, grad_scores, grad_offsets, query, key, flow, std::nullopt, offsets, frames, std::nullopt, need_query,
+                        need_key, need_flow);
+}
+
+Three refine_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query, const Tensor& key,
+                      const Tensor& offsets_in, const Tensor& offsets, const Tensor& frames, const Tensor& parents, bool need_query,
+                      bool need_key, bool need_offsets, bool /*deterministic*/, const RefineSettings& settings) {
+  const SearchParameters p =
+      check_refine_backward(grad_scores, grad_offsets, query, key, offsets_in, offsets, frames, parents, settings);
+  return match_backward(p, grad_scores, grad_offsets, query, key, std::nullopt, offsets_in, offsets, frames, parents, need_query,
+                        need_key, need_offsets);
 }
 
 Tensor search_flow(Tensor forward, Tensor backward, int64_t temporal_window, int64_t stride, bool causal) {
@@ -213,10 +174,9 @@ std::tuple<Tensor, Tensor> search_flow_backward(Tensor grad, Tensor forward, Ten
   return {grad_forward, grad_backward};
 }
 
-Tensor gather_any(const char* op, bool stack, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t patch,
-                  int64_t dilation, int64_t stride) {
+Tensor gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t patch, int64_t dilation, int64_t stride, bool stack) {
   GatherArguments a;
-  a.p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride);
+  a.p = check_gather("gather", value, weights, offsets, frames, patch, dilation, stride);
   a.stack = stack;
   value = contiguous(value);
   weights = contiguous(weights);
@@ -233,8 +193,9 @@ Tensor gather_any(const char* op, bool stack, Tensor value, Tensor weights, Tens
   return out;
 }
 
-Three gather_any_backward(const char* op, bool stack, Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames,
-                          int64_t patch, int64_t dilation, int64_t stride, bool need_value, bool need_weights, bool need_offsets) {
+Three gather_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t patch, int64_t dilation,
+                      int64_t stride, bool stack, bool need_value, bool need_weights, bool need_offsets, bool /*deterministic*/) {
+  const char* op = "gather_backward";
   GatherBackwardArguments a;
   a.p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride);
   check_gradient(op, grad, gathered_shape(a.p, stack), value);
@@ -260,39 +221,17 @@ Three gather_any_backward(const char* op, bool stack, Tensor grad, Tensor value,
   return {grad_value, grad_weights, grad_offsets};
 }
 
-Tensor gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t patch, int64_t dilation, int64_t stride) {
-  return gather_any("gather", false, value, weights, offsets, frames, patch, dilation, stride);
-}
-
-Tensor gather_stack(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t stride) {
-  return gather_any("gather_stack", true, value, weights, offsets, frames, 1, 1, stride);
-}
-
-Three gather_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t patch, int64_t dilation,
-                      int64_t stride, bool need_value, bool need_weights, bool need_offsets, bool /*deterministic*/) {
-  return gather_any_backward("gather_backward", false, grad, value, weights, offsets, frames, patch, dilation, stride, need_value,
-                             need_weights, need_offsets);
-}
-
-Three gather_stack_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t stride, bool need_value,
-                            bool need_weights, bool need_offsets, bool /*deterministic*/) {
-  return gather_any_backward("gather_stack_backward", true, grad, value, weights, offsets, frames, 1, 1, stride, need_value,
-                             need_weights, need_offsets);
-}
-
 }  // namespace
 }  // namespace stan::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(stan, CPU, m) {
   using namespace stan::cpu;
-  m.impl("search", TORCH_BOX(&search));
-  m.impl("search_backward", TORCH_BOX(&search_backward));
-  m.impl("refine", TORCH_BOX(&refine));
-  m.impl("refine_backward", TORCH_BOX(&refine_backward));
+  m.impl("search", stan::Unpacked<&search>::call);
+  m.impl("search_backward", stan::Unpacked<&search_backward>::call);
+  m.impl("refine", stan::Unpacked<&refine>::call);
+  m.impl("refine_backward", stan::Unpacked<&refine_backward>::call);
   m.impl("search_flow", TORCH_BOX(&search_flow));
   m.impl("search_flow_backward", TORCH_BOX(&search_flow_backward));
   m.impl("gather", TORCH_BOX(&gather));
   m.impl("gather_backward", TORCH_BOX(&gather_backward));
-  m.impl("gather_stack", TORCH_BOX(&gather_stack));
-  m.impl("gather_stack_backward", TORCH_BOX(&gather_stack_backward));
 }

@@ -1,6 +1,11 @@
 // Bilinear samples of channel-last pixels, and their transposes.
 #pragma once
 
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 // Channels handled at a time where intermediate results stay in a local array.
 constexpr int kRun = 16;
 
@@ -36,10 +41,22 @@ static inline void mix(const S* frame, const Taps<S>& t, int channels, S* __rest
   for (int i = 0; i < channels; ++i) out[i] = w00 * a[i] + w01 * b[i] + w10 * c[i] + w11 * d[i];
 }
 
-// The sums over channels of d[i] * dsample[i]/dx, and the same for y.
+// The sums over channels of d[i] * dsample[i]/dx, and the same for y; at most kRun channels. At a whole coordinate the derivative is the
+// right-hand one, to a tap that has weight 0 in the sample: `beside` are the taps without `tight`, `t` those with it. What is no
+// number there gives way to what `t` has in its place, so that it cannot leak in here either.
 template <typename S>
-static inline void slopes(const S* frame, const Taps<S>& t, int channels, const S* d, S* gx, S* gy) {
-  const S *k00 = frame + t.i00, *k01 = frame + t.i01, *k10 = frame + t.i10, *k11 = frame + t.i11;
+static inline void slopes(const S* frame, const Taps<S>& t, const Taps<S>& beside, int channels, const S* d, S* gx, S* gy) {
+  const S *k00 = frame + t.i00, *k01 = frame + beside.i01, *k10 = frame + beside.i10, *k11 = frame + beside.i11;
+  S numbers[3][kRun];
+  if (t.fx == S(0) || t.fy == S(0)) {
+    const auto choose = [&](const S* wanted, int64_t instead, S* out) {
+      for (int i = 0; i < channels; ++i) out[i] = finite(wanted[i]) ? wanted[i] : frame[instead + i];
+      return out;
+    };
+    k01 = choose(k01, t.i01, numbers[0]);
+    k10 = choose(k10, t.i10, numbers[1]);
+    k11 = choose(k11, t.i11, numbers[2]);
+  }
   S sx = 0, sy = 0;
 #pragma omp simd reduction(+ : sx, sy)
   for (int i = 0; i < channels; ++i) {
@@ -86,8 +103,5 @@ static inline S squared_distance(const S* a, const S* b, int channels) {
   return sum;
 }
 
-// Position of a stored match along one axis, split for sampling; inside the image whatever the offset holds.
-template <typename S>
-static inline Split<S> match_position(int start, S offset, int length) {
-  return split(anchor_of(S(start), offset, length).position);
-}
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

@@ -2,6 +2,13 @@
 // search_rows.h has the quick way for the common settings.
 #pragma once
 
+#include "sample.h"
+#include "selection.h"
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 // A query patch, channels last: patch pixel (i, j) is a run of C numbers. Pixels outside the image reflect.
 template <typename S, typename E>
 static void read_patch(const E* planes, const Sizes& z, const Patch& patch, int x, int y, S* out) {
@@ -49,6 +56,30 @@ static void offer_window(const S* frame, const Sizes& z, const Patch& patch, Met
   }
 }
 
+// The outputs of one query, from its first place on.
+template <typename S>
+struct Places {
+  S* scores;
+  S* offsets;
+  int32_t* frames;
+  int32_t* parents;  // null: a search
+
+  Places(const SearchArguments& a, int64_t query)
+      : scores(static_cast<S*>(a.scores) + query * a.p.matches),
+        offsets(static_cast<S*>(a.offsets) + 2 * query * a.p.matches),
+        frames(a.frames + query * a.p.matches),
+        parents(a.parents == nullptr ? nullptr : a.parents + query * a.p.matches) {}
+
+  void write(int place, S score, S dx, S dy, int frame, int parent) const {
+    scores[place] = score;
+    offsets[2 * place] = dx;
+    offsets[2 * place + 1] = dy;
+    frames[place] = frame;
+    if (parents != nullptr) parents[place] = parent;
+  }
+  void write_empty(int place) const { write(place, -S(__builtin_inf()), S(0), S(0), -1, -1); }
+};
+
 // What is needed to turn a candidate's index back into a position.
 template <typename S>
 struct Origin {
@@ -57,41 +88,22 @@ struct Origin {
   int frame;
 };
 
-// Writes a match found by a selection; `places` counts from the query's first place in the outputs.
-template <typename S>
-static void write_match(S score, int64_t candidate, int64_t place, const Origin<S>& o, int window, S step, int x, int y, S* scores,
-                        S* offsets, int32_t* frames) {
-  const int column = int(candidate % window);
-  const int row = int(candidate / window % window);
-  scores[place] = score;
-  offsets[2 * place] = step_position(o.x, step, o.begin_x + column) - S(x);
-  offsets[2 * place + 1] = step_position(o.y, step, o.begin_y + row) - S(y);
-  frames[place] = o.frame;
-}
-
-template <typename S>
-static void write_empty(int64_t place, S* scores, S* offsets, int32_t* frames) {
-  scores[place] = -S(__builtin_inf());
-  offsets[2 * place] = offsets[2 * place + 1] = 0;
-  frames[place] = -1;
-}
-
 template <typename S>
 struct Displacement {
   S x, y;
 };
 
-// Flow of query (t, y, x) of head `head` to the frame of `slot`.
+// Flow of query number `query` of frame t and head `head` to the frame of `slot`.
 template <typename S>
-static inline Displacement<S> flow_at(const S* flow, const Sizes& z, int flow_heads, int slots, int64_t b, int head, int t, int slot,
-                                      int64_t query) {
+static inline Displacement<S> flow_at(const S* flow, const SearchParameters& p, int64_t b, int head, int t, int slot, int64_t query) {
   if (flow == nullptr || slot == 0) return {S(0), S(0)};
-  const int h = flow_heads == 1 ? 0 : head;
-  const S* at = flow + ((((b * flow_heads + h) * z.frames + t) * (slots - 1) + slot - 1) * 2) * z.queries() + query;
+  const Sizes& z = p.sizes;
+  const int h = p.flow_heads == 1 ? 0 : head;
+  const S* at = flow + ((((b * p.flow_heads + h) * z.frames + t) * (p.windows - 1) + slot - 1) * 2) * z.queries() + query;
   return {at[0], at[z.queries()]};
 }
 
-// All queries of row `y` of the query grid.
+// All queries of row `row` of the query grid.
 template <typename S, typename E>
 static void search_row(const SearchArguments& a, const Pixels<S>& key, int64_t b, int head, int t, int row) {
   const SearchParameters& p = a.p;
@@ -99,31 +111,43 @@ static void search_row(const SearchArguments& a, const Pixels<S>& key, int64_t b
   const S step = S(p.key_stride);
   Block<S> patch(int64_t(p.patch.side) * p.patch.side * z.channels), sample(z.channels), best(p.topk);
   Block<int64_t> candidates(p.topk);
-  Block<Origin<S>> origins(p.slots);
+  Block<Origin<S>> origins(p.windows);
   Selection<S> selection(best.get(), candidates.get());
   const E* planes = static_cast<const E*>(a.query) + head_start(b, t, head, z.frames, z.heads, z.channels, int64_t(z.height) * z.width);
-  const bool each = p.select == Select::each;
+  const bool each = p.select == Select::each, refines = a.frames_in != nullptr;
   const int64_t area = int64_t(p.window) * p.window;
 
   for (int column = 0; column < z.query_width; ++column) {
-    const int64_t query = int64_t(row) * z.query_width + column;
+    const int64_t in_frame = int64_t(row) * z.query_width + column;
+    const int64_t query = ((b * z.heads + head) * z.frames + t) * z.queries() + in_frame;
     const int x = column * z.stride, y = row * z.stride;
-    const int64_t first_place = ((((b * z.heads + head) * z.frames + t) * z.queries()) + query) * p.matches;
-    S* scores = static_cast<S*>(a.scores) + first_place;
-    S* offsets = static_cast<S*>(a.offsets) + 2 * first_place;
-    int32_t* frames = a.frames + first_place;
+    const Places<S> out(a, query);
+    const auto write = [&](int place, S score, int64_t candidate) {
+      const int window = int(candidate / area);
+      const Origin<S>& o = origins[window];
+      out.write(place, score, step_position(o.x, step, o.begin_x + int(candidate % p.window)) - S(x),
+                step_position(o.y, step, o.begin_y + int(candidate / p.window % p.window)) - S(y), o.frame, window);
+    };
     read_patch(planes, z, p.patch, x, y, patch.get());
 
     int place = 0;
-    for (int slot = 0; slot < p.slots; ++slot) {
-      const int first_of_list = each ? slot * p.topk : 0;
-      const bool new_list = each || slot == 0;
-      Origin<S>& o = origins[slot];
-      o.frame = frame_of_slot(t, slot, z.frames, p.temporal_window, p.causal);
-      if (new_list) selection.clear(p.topk);
-      if (new_list) place = first_of_list;
+    for (int window = 0; window < p.windows; ++window) {
+      const int first_of_list = each ? window * p.topk : 0;
+      if (each || window == 0) {
+        selection.clear(p.topk);
+        place = first_of_list;
+      }
+      Origin<S>& o = origins[window];
+      Displacement<S> d;
+      if (refines) {
+        const int64_t at = query * p.windows + window;
+        o.frame = a.frames_in[at] < z.frames ? a.frames_in[at] : -1;
+        d = {static_cast<const S*>(a.offsets_in)[2 * at], static_cast<const S*>(a.offsets_in)[2 * at + 1]};
+      } else {
+        o.frame = frame_of_slot(t, window, z.frames, p.temporal_window, p.causal);
+        d = flow_at(static_cast<const S*>(a.flow), p, b, head, t, window, in_frame);
+      }
       if (o.frame >= 0) {
-        const Displacement<S> d = flow_at(static_cast<const S*>(a.flow), z, p.flow_heads, p.slots, b, head, t, slot, query);
         o.x = anchor_of(S(x), d.x, z.key_width).position;
         o.y = anchor_of(S(y), d.y, z.key_height).position;
         const Window wx = window_of(o.x, step, p.window, z.key_width, p.slide);
@@ -131,24 +155,19 @@ static void search_row(const SearchArguments& a, const Pixels<S>& key, int64_t b
         o.begin_x = wx.begin;
         o.begin_y = wy.begin;
         int64_t self = -1;
-        if (slot == 0 && p.self_match != SelfMatch::keep) {
+        if (window == 0 && p.self_match != SelfMatch::keep) {
           self = int64_t(-wy.begin) * p.window - wx.begin;
           if (p.self_match == SelfMatch::first) {
-            const S score = score_at(key.frame(t), z, p.patch, p.metric, split(o.x), split(o.y), patch.get(), sample.get());
-            write_match(score, self, place++, o, p.window, step, x, y, scores, offsets, frames);
+            write(place++, score_at(key.frame(t), z, p.patch, p.metric, split(o.x), split(o.y), patch.get(), sample.get()), self);
             selection.clear(p.topk - 1);
           }
         }
-        offer_window(key.frame(o.frame), z, p.patch, p.metric, wx, wy, o.x, o.y, step, p.window, slot * area, self, patch.get(),
+        offer_window(key.frame(o.frame), z, p.patch, p.metric, wx, wy, o.x, o.y, step, p.window, window * area, self, patch.get(),
                      sample.get(), selection);
       }
-      if (each || slot == p.slots - 1) {
-        for (int i = 0; i < selection.count(); ++i, ++place) {
-          const int64_t candidate = selection.candidate(i);
-          write_match(selection.score(i), candidate % area, place, origins[int(candidate / area)], p.window, step, x, y, scores, offsets,
-                      frames);
-        }
-        for (; place < first_of_list + p.topk; ++place) write_empty(place, scores, offsets, frames);
+      if (each || window == p.windows - 1) {
+        for (int i = 0; i < selection.count(); ++i) write(place++, selection.score(i), selection.candidate(i));
+        while (place < first_of_list + p.topk) out.write_empty(place++);
       }
     }
   }
@@ -169,68 +188,5 @@ static void search_with(const SearchArguments& a) {
   }
 }
 
-template <typename S, typename E>
-static void refine_row(const RefineArguments& a, const Pixels<S>& key, int64_t b, int head, int t, int row) {
-  const RefineParameters& p = a.p;
-  const Sizes& z = p.sizes;
-  const S step = S(p.key_stride);
-  Block<S> patch(int64_t(p.patch.side) * p.patch.side * z.channels), sample(z.channels), best(p.matches);
-  Block<int64_t> candidates(p.matches);
-  Block<Origin<S>> origins(p.incoming);
-  Selection<S> selection(best.get(), candidates.get());
-  const E* planes = static_cast<const E*>(a.query) + head_start(b, t, head, z.frames, z.heads, z.channels, int64_t(z.height) * z.width);
-  const int64_t area = int64_t(p.window) * p.window;
-
-  for (int column = 0; column < z.query_width; ++column) {
-    const int64_t query = (((b * z.heads + head) * z.frames + t) * z.queries()) + int64_t(row) * z.query_width + column;
-    const int x = column * z.stride, y = row * z.stride;
-    const S* offsets_in = static_cast<const S*>(a.offsets_in) + 2 * query * p.incoming;
-    const int32_t* frames_in = a.frames_in + query * p.incoming;
-    S* scores = static_cast<S*>(a.scores) + query * p.matches;
-    S* offsets = static_cast<S*>(a.offsets) + 2 * query * p.matches;
-    int32_t* frames = a.frames + query * p.matches;
-    int32_t* parents = a.parents + query * p.matches;
-    read_patch(planes, z, p.patch, x, y, patch.get());
-
-    selection.clear(p.matches);
-    for (int parent = 0; parent < p.incoming; ++parent) {
-      Origin<S>& o = origins[parent];
-      o.frame = frames_in[parent];
-      if (o.frame < 0 || o.frame >= z.frames) continue;
-      o.x = anchor_of(S(x), offsets_in[2 * parent], z.key_width).position;
-      o.y = anchor_of(S(y), offsets_in[2 * parent + 1], z.key_height).position;
-      const Window wx = window_of(o.x, step, p.window, z.key_width, p.slide);
-      const Window wy = window_of(o.y, step, p.window, z.key_height, p.slide);
-      o.begin_x = wx.begin;
-      o.begin_y = wy.begin;
-      offer_window(key.frame(o.frame), z, p.patch, p.metric, wx, wy, o.x, o.y, step, p.window, parent * area, int64_t{-1}, patch.get(),
-                   sample.get(), selection);
-    }
-    for (int place = 0; place < p.matches; ++place) {
-      if (place >= selection.count()) {
-        write_empty(place, scores, offsets, frames);
-        parents[place] = -1;
-        continue;
-      }
-      const int64_t candidate = selection.candidate(place);
-      const int from = int(candidate / area);
-      write_match(selection.score(place), candidate % area, place, origins[from], p.window, step, x, y, scores, offsets, frames);
-      parents[place] = from;
-    }
-  }
-}
-
-template <typename S, typename E>
-static void refine_with(const RefineArguments& a) {
-  const Sizes& z = a.p.sizes;
-  Block<S> memory(int64_t(z.frames) * z.key_height * z.key_width * z.channels);
-  const Pixels<S> key{memory.get(), z.key_height, z.key_width, z.channels};
-  for (int64_t b = 0; b < z.batch; ++b) {
-    for (int head = 0; head < z.heads; ++head) {
-      pack_head(static_cast<const E*>(a.key), b, head, z.frames, z.heads, key);
-      parallel(int64_t(z.frames) * z.query_height, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) refine_row<S, E>(a, key, b, head, int(i / z.query_height), int(i % z.query_height));
-      });
-    }
-  }
-}
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

@@ -6,9 +6,20 @@
 // best are selected (select_scores.h).
 #pragma once
 
+#include "compare_rows.h"
+#include "key_rows.h"
+#include "search.h"
+#include "select_scores.h"
+#include "selection.h"
+#include "simd.h"
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 // Whether the scores of a query are few enough to be kept until all are there.
 static inline bool fits_rows(const SearchParameters& p) {
-  return p.window <= 512 && int64_t(p.slots) * p.window * p.window <= (1 << 18);
+  return p.window <= 512 && int64_t(p.windows) * p.window * p.window <= (1 << 18);
 }
 
 // The scores of a column of kLanes neighbouring candidates, `rows` of them from pixel (x, y) on, from the comparisons with
@@ -68,13 +79,13 @@ class RowSearch {
         area_(p_.window * p_.window),
         pitch_(compared_pitch(p_.window + kPixels)),
         compared_size_((p_.window + 2) * pitch_ + kLanes),
-        compared_(p_.slots * compared_size_),
-        scores_(int64_t(p_.slots) * area_ + 2 * kLanes),
-        places_(p_.slots),
-        candidates_(int64_t(p_.slots) * area_),
-        selection_(p_.select == Select::each ? area_ : p_.slots * area_, p_.topk) {
-    for (int i = 0; i < p_.slots * area_; ++i)
-      candidates_[i] = {int16_t(i / area_), int16_t(i % area_ / p_.window), int16_t(i % area_ % p_.window)};
+        compared_(p_.windows * compared_size_),
+        scores_(int64_t(p_.windows) * area_ + 2 * kLanes),
+        places_(p_.windows),
+        candidates_(int64_t(p_.windows) * area_),
+        selection_(p_.select == Select::each ? area_ : p_.windows * area_, p_.topk) {
+    for (int i = 0; i < p_.windows * area_; ++i)
+      candidates_[i] = {i / area_, int16_t(i % area_ / p_.window), int16_t(i % area_ % p_.window)};
   }
 
   // Searches for query (column, row) of frame t, whose features are `query`; `frame_of` finds the rows of a key frame.
@@ -82,22 +93,21 @@ class RowSearch {
   template <typename FrameOf>
   void search(int64_t b, int head, int t, int row, int column, const float* query, const FrameOf& frame_of) {
     const int64_t number = int64_t(row) * z_.query_width + column;
-    const int64_t first = ((((b * z_.heads + head) * z_.frames + t) * z_.queries()) + number) * p_.matches;
     x_ = column * z_.stride;
     y_ = row * z_.stride;
-    for (int slot = 0; slot < p_.slots; ++slot) {
+    for (int slot = 0; slot < p_.windows; ++slot) {
       Place& place = places_[slot];
       place.frame = frame_of_slot(t, slot, z_.frames, p_.temporal_window, p_.causal);
       if (place.frame < 0) continue;
       place.pixels = frame_of(place.frame);
-      put_window(place, flow_at(static_cast<const float*>(a_.flow), z_, p_.flow_heads, p_.slots, b, head, t, slot, number));
+      put_window(place, flow_at(static_cast<const float*>(a_.flow), p_, b, head, t, slot, number));
       const int more = place.fx == 0.0f && place.fy == 0.0f ? 0 : 1;
       compare_rows<kMetric>(keys_.pixel(place.pixels, place.left - place.skew, place.top), keys_.row_size(), keys_.group_size(),
                             keys_.groups(), p_.patch, query, place.end - place.begin + more, p_.window + more + place.skew,
                             compared_.get() + slot * compared_size_, pitch_);
     }
-    for (int slot = 0; slot < p_.slots; ++slot) mix_window(slot);
-    select(static_cast<float*>(a_.scores) + first, static_cast<float*>(a_.offsets) + 2 * first, a_.frames + first);
+    for (int slot = 0; slot < p_.windows; ++slot) mix_window(slot);
+    select(Places<float>(a_, ((b * z_.heads + head) * z_.frames + t) * z_.queries() + number));
   }
 
  private:
@@ -114,7 +124,8 @@ class RowSearch {
   };
 
   struct Candidate {
-    int16_t slot, row, column;
+    int32_t slot;  // up to 2^18 of them
+    int16_t row, column;
   };
 
   void put_window(Place& place, const Displacement<float>& d) const {
@@ -162,28 +173,28 @@ class RowSearch {
     for (int i = 0; i < count; i += kLanes) store_floats(scores + i, all(-__builtin_inff()));
   }
 
-  void select(float* scores, float* offsets, int32_t* frames) {
+  void select(const Places<float>& out) {
     int place = 0, self = -1;
     if (p_.self_match != SelfMatch::keep) {
       self = -places_[0].wy.begin * p_.window - places_[0].wx.begin;
-      if (p_.self_match == SelfMatch::first) write(scores_[self], self, place++, scores, offsets, frames);
+      if (p_.self_match == SelfMatch::first) write(scores_[self], self, place++, out);
       scores_[self] = -__builtin_inff();
     }
-    const int lists = p_.select == Select::each ? p_.slots : 1, slots = p_.slots / lists, size = slots * area_;
+    const int lists = p_.select == Select::each ? p_.windows : 1, slots = p_.windows / lists, size = slots * area_;
     for (int list = 0; list < lists; ++list) {
       const int end = (list + 1) * p_.topk, wanted = end - place;
       if (selection_.select(scores_.get() + int64_t(list) * size, size, wanted)) {
         for (int i = 0; i < wanted; ++i, ++place)
-          write(selection_.score(i), list * size + selection_.place(i), place, scores, offsets, frames);
+          write(selection_.score(i), list * size + selection_.place(i), place, out);
       } else {
-        select_with_care(list * slots, (list + 1) * slots, self, place, end, scores, offsets, frames);
+        select_with_care(list * slots, (list + 1) * slots, self, place, end, out);
         place = end;
       }
     }
   }
 
   // For what the quick selection leaves open: NaN and infinite scores, and fewer valid candidates than places.
-  void select_with_care(int slot, int end_slot, int self, int place, int end, float* scores, float* offsets, int32_t* frames) {
+  void select_with_care(int slot, int end_slot, int self, int place, int end, const Places<float>& out) {
     Block<float> best(end - place);
     Block<int64_t> best_candidates(end - place);
     Selection<float> selection(best.get(), best_candidates.get());
@@ -195,17 +206,15 @@ class RowSearch {
       selection.offer(scores_[i], i);
     }
     for (int i = 0; i < selection.count(); ++i, ++place)
-      write(selection.score(i), int(selection.candidate(i)), place, scores, offsets, frames);
-    for (; place < end; ++place) write_empty(place, scores, offsets, frames);
+      write(selection.score(i), int(selection.candidate(i)), place, out);
+    for (; place < end; ++place) out.write_empty(place);
   }
 
-  void write(float score, int candidate, int place, float* scores, float* offsets, int32_t* frames) const {
+  void write(float score, int candidate, int place, const Places<float>& out) const {
     const Candidate& c = candidates_[candidate];
     const Place& from = places_[c.slot];
-    scores[place] = score;
-    offsets[2 * place] = step_position(from.x, 1.0f, from.wx.begin + c.column) - float(x_);
-    offsets[2 * place + 1] = step_position(from.y, 1.0f, from.wy.begin + c.row) - float(y_);
-    frames[place] = from.frame;
+    out.write(place, score, step_position(from.x, 1.0f, from.wx.begin + c.column) - float(x_),
+              step_position(from.y, 1.0f, from.wy.begin + c.row) - float(y_), from.frame, -1);
   }
 
   const SearchArguments& a_;
@@ -249,7 +258,7 @@ static void search_rows_with(const SearchArguments& a) {
   const KeyRows keys(z, p.patch, a.flow != nullptr && kMetric == Metric::l2, p.slide ? 0 : p.window,
                      compared_pitch(p.window + kPixels) + kLanes);
   // Only the frames that are being searched are kept: frame f lies in place f % kept.
-  const int kept = least(p.slots, z.frames);
+  const int kept = least(p.windows, z.frames);
   Block<float> memory(kept * keys.frame_size());
   const auto frame_of = [&](int f) { return memory.get() + f % kept * keys.frame_size(); };
   const int64_t query_size = int64_t(p.patch.side) * p.patch.side * keys.groups() * kGroup;
@@ -259,7 +268,7 @@ static void search_rows_with(const SearchArguments& a) {
     for (int head = 0; head < z.heads; ++head) {
       int filled = 0;  // frames laid out so far
       for (int t = 0; t < z.frames; ++t) {
-        const int end = p.causal ? t + 1 : first_frame(t, z.frames, p.temporal_window) + p.slots;
+        const int end = p.causal ? t + 1 : first_frame(t, z.frames, p.temporal_window) + p.windows;
         const int64_t fresh = int64_t(end - filled) * keys.rows();
         parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
           for (int64_t i = begin; i < stop; ++i) {
@@ -290,3 +299,6 @@ static void search_rows_with(const SearchArguments& a) {
     }
   }
 }
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

@@ -6,6 +6,12 @@
 // counting: no branch depends on a score.
 #pragma once
 
+#include "simd.h"
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 class ScoreSelection {
  public:
   ScoreSelection(int most_scores, int topk)
@@ -111,3 +117,6 @@ class ScoreSelection {
   Block<float> maxima_, values_;
   Block<int32_t> places_, order_;
 };
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

@@ -1,11 +1,10 @@
 // The K best candidates of a query, kept while the candidates pass by in the order of their index.
 #pragma once
 
-// Whether score a ranks before b; equal scores do not, so that what came first stays first. NaN ranks after all numbers.
-template <typename S>
-static inline bool better(S a, S b) {
-  return a > b || (b != b && a == a);
-}
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
 
 // A sorted list filled by insertion. Most candidates fail the first comparison with the worst that is kept, so the
 // cost of insertion is met about K(1 + ln(n/K)) times in n candidates.
@@ -41,3 +40,6 @@ class Selection {
   int capacity_ = 0;
   int count_ = 0;
 };
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

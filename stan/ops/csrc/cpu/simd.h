@@ -2,6 +2,15 @@
 // operations those cannot express. Other processors (aarch64) take the generic branch.
 #pragma once
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "support.h"
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
+
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
 constexpr int kVectorRegisters = 32;
@@ -113,3 +122,6 @@ static inline int compress(Floats v, uint32_t chosen, int32_t first, float* valu
   return count;
 #endif
 }
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

@@ -1,9 +1,31 @@
 // What all kernels stand on: memory, torch's thread pool, element types, and channel-last copies of videos.
 //
-// Included only by kernels.cpp, inside the namespace of one processor generation. Nothing here may come from a header with inline
-// functions of its own (no <vector>, no <algorithm>): a copy of such a function compiled for AVX-512 could be the one the
+// The headers from here on enter kernels.cpp alone, each in the namespace of one processor generation. Nothing here may come from a header
+// with inline functions of its own (no <vector>, no <algorithm>): a copy of such a function compiled for AVX-512 could be the one the
 // linker keeps for everybody.
 #pragma once
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <torch/csrc/stable/c/shim.h>
+
+#include "kernels.h"
+
+#ifndef STAN_CAPABILITY
+#define STAN_CAPABILITY generic
+#endif
+
+namespace stan::cpu {
+
+[[noreturn]] void throw_out_of_memory();  // dispatch.cpp
+[[noreturn]] void throw_failed_thread();
+
+}  // namespace stan::cpu
+
+namespace stan::cpu::STAN_CAPABILITY {
+namespace {
 
 // --- memory ---
 
@@ -199,3 +221,6 @@ static void pack_head(const E* video, int64_t b, int head, int frames, int heads
     }
   });
 }
+
+}  // namespace
+}  // namespace stan::cpu::STAN_CAPABILITY

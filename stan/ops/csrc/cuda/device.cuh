@@ -11,6 +11,8 @@
 #define STAN_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
+#include <math.h>
+
 #include <cstdint>
 
 #include "../shapes.h"

@@ -1,6 +1,10 @@
 // stan::search_flow and its backward on the GPU.
 #include "flow.cuh"
 
+#include <tuple>
+#include <vector>
+
+#include "../parameters.h"
 #include "launch.h"
 
 namespace stan::cuda {

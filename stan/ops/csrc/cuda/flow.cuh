@@ -1,8 +1,11 @@
 // Following one-step flow from frame to frame, and the gradient of that.
 #pragma once
 
-#include "score.cuh"
-#include "sink.cuh"
+#include <cstdint>
+
+#include "../geometry.h"
+#include "../shapes.h"
+#include "device.cuh"
 
 namespace stan::cuda {
 
@@ -17,11 +20,6 @@ struct StepFlow {
   __device__ int64_t plane() const { return int64_t(height) * width; }
   __device__ int64_t x(int64_t b, int f) const { return (b * frames + f) * 2 * plane(); }
 };
-
-template <typename S>
-__device__ inline S finite_or_zero(S v) {
-  return finite(v) ? v : S(0);
-}
 
 // The four pixels of one look-up, as indices into a plane.
 template <typename S>
@@ -83,19 +81,6 @@ __device__ inline Track track_at(const FlowParameters& p, int64_t number) {
   return track;
 }
 
-// The step that leads to a slot: how many steps from frame t, and the frame in whose flow the last one is looked up.
-struct Step {
-  bool forward;
-  int number;  // 0: no such frame
-  int from;
-};
-
-__device__ inline Step step_to(const FlowParameters& p, int t, int slot) {
-  const int f = frame_of_slot(t, slot, p.frames, p.temporal_window, p.causal);
-  if (f < 0) return {false, 0, 0};
-  return f > t ? Step{true, f - t, f - 1} : Step{false, t - f, f + 1};
-}
-
 // Slots of one direction follow each other, one step more each time, so that one walk over them suffices.
 template <typename S>
 __global__ void __launch_bounds__(kFlowThreads)
@@ -106,7 +91,7 @@ __global__ void __launch_bounds__(kFlowThreads)
   const int64_t queries = int64_t(p.query_height) * p.query_width;
   S dx = 0, dy = 0;
   for (int slot = 1; slot < p.slots; ++slot) {
-    const Step step = step_to(p, track.t, slot);
+    const TrackStep step = step_to(p, track.t, slot);
     if (step.number <= 1) dx = dy = 0;
     if (step.number >= 1) {
       const S* const plane = (step.forward ? forward.data : backward.data) + forward.x(track.batch, step.from);
@@ -133,7 +118,7 @@ __global__ void __launch_bounds__(kFlowThreads)
   const int64_t queries = int64_t(p.query_height) * p.query_width;
   S gx = 0, gy = 0;  // through the later steps
   for (int slot = p.slots - 1; slot >= 1; --slot) {
-    const Step step = step_to(p, track.t, slot);
+    const TrackStep step = step_to(p, track.t, slot);
     const int64_t at = track.index(p, slot);
     if (step.number == 0) {
       arrived[at] = arrived[at + queries] = 0;
@@ -171,7 +156,7 @@ __global__ void __launch_bounds__(kFlowThreads)
   const Track track = track_at(p, number);
   const int64_t queries = int64_t(p.query_height) * p.query_width;
   for (int slot = 1; slot < p.slots; ++slot) {
-    const Step step = step_to(p, track.t, slot);
+    const TrackStep step = step_to(p, track.t, slot);
     if (step.number == 0) continue;
     S dx = 0, dy = 0;
     if (step.number > 1) {

@@ -1,6 +1,10 @@
 // stan::gather, stan::gather_stack and their backwards on the GPU.
 #include "gather.cuh"
 
+#include <tuple>
+#include <vector>
+
+#include "../parameters.h"
 #include "launch.h"
 
 namespace stan::cuda {
@@ -13,8 +17,9 @@ GatherProblem<S> problem_of(const GatherParameters& p, const Pixels<S>& value, c
           stack};
 }
 
-Tensor forward(const char* op, const Tensor& value, const Tensor& weights, const Tensor& offsets, const Tensor& frames, int64_t patch,
-               int64_t dilation, int64_t stride, bool stack) {
+Tensor gather(const Tensor& value, const Tensor& weights, const Tensor& offsets, const Tensor& frames, int64_t patch, int64_t dilation,
+              int64_t stride, bool stack) {
+  const char* op = "gather";
   const GatherParameters p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride);
   const Device device(value);
   const Tensor out = uninitialised(value, gathered_shape(p, stack), value.scalar_type());
@@ -36,9 +41,10 @@ Tensor forward(const char* op, const Tensor& value, const Tensor& weights, const
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(const char* op, const Tensor& grad, const Tensor& value, const Tensor& weights,
-                                            const Tensor& offsets, const Tensor& frames, int64_t patch, int64_t dilation, int64_t stride,
-                                            bool need_value, bool need_weights, bool need_offsets, bool deterministic, bool stack) {
+std::tuple<Tensor, Tensor, Tensor> gather_backward(const Tensor& grad, const Tensor& value, const Tensor& weights, const Tensor& offsets,
+                                                   const Tensor& frames, int64_t patch, int64_t dilation, int64_t stride, bool stack,
+                                                   bool need_value, bool need_weights, bool need_offsets, bool deterministic) {
+  const char* op = "gather_backward";
   const GatherParameters p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride);
   check_gradient(op, grad, gathered_shape(p, stack), value);
   const Device device(value);
@@ -73,35 +79,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(const char* op, const Tensor& grad, 
   return {out_value, out_weights, out_offsets};
 }
 
-Tensor gather(const Tensor& value, const Tensor& weights, const Tensor& offsets, const Tensor& frames, int64_t patch, int64_t dilation,
-              int64_t stride) {
-  return forward("gather", value, weights, offsets, frames, patch, dilation, stride, false);
-}
-
-Tensor gather_stack(const Tensor& value, const Tensor& weights, const Tensor& offsets, const Tensor& frames, int64_t stride) {
-  return forward("gather_stack", value, weights, offsets, frames, 1, 1, stride, true);
-}
-
-std::tuple<Tensor, Tensor, Tensor> gather_backward(const Tensor& grad, const Tensor& value, const Tensor& weights, const Tensor& offsets,
-                                                   const Tensor& frames, int64_t patch, int64_t dilation, int64_t stride,
-                                                   bool need_value, bool need_weights, bool need_offsets, bool deterministic) {
-  return backward("gather_backward", grad, value, weights, offsets, frames, patch, dilation, stride, need_value, need_weights,
-                  need_offsets, deterministic, false);
-}
-
-std::tuple<Tensor, Tensor, Tensor> gather_stack_backward(const Tensor& grad, const Tensor& value, const Tensor& weights,
-                                                         const Tensor& offsets, const Tensor& frames, int64_t stride, bool need_value,
-                                                         bool need_weights, bool need_offsets, bool deterministic) {
-  return backward("gather_stack_backward", grad, value, weights, offsets, frames, 1, 1, stride, need_value, need_weights, need_offsets,
-                  deterministic, true);
-}
-
 }  // namespace
 }  // namespace stan::cuda
 
 STAN_CUDA_LIBRARY(m) {
   m.impl("gather", TORCH_BOX(&stan::cuda::gather));
-  m.impl("gather_stack", TORCH_BOX(&stan::cuda::gather_stack));
   m.impl("gather_backward", TORCH_BOX(&stan::cuda::gather_backward));
-  m.impl("gather_stack_backward", TORCH_BOX(&stan::cuda::gather_stack_backward));
 }

@@ -4,37 +4,16 @@
 // the mean over the patch pixels that fall on it.
 #pragma once
 
+#include <cstdint>
+
+#include "../geometry.h"
+#include "../shapes.h"
+#include "device.cuh"
 #include "score.cuh"
-#include "sink.cuh"
 
 namespace stan::cuda {
 
 constexpr int kGatherThreads = 256;
-
-// The pixels of a patch that fall on the query grid.
-struct GridPatch {
-  int side = 1, step = 1;  // displacements (i - side / 2) * step, in queries
-  int pixels = 1;          // of one query
-
-  STAN_HD int at(int i) const { return (i - side / 2) * step; }
-  // How many displacements d keep a - d inside [0, length).
-  STAN_HD int count(int a, int length) const {
-    int n = 0;
-    for (int i = 0; i < side; ++i) n += a - at(i) >= 0 && a - at(i) < length;
-    return n;
-  }
-};
-
-inline GridPatch grid_patch(const Patch& patch, int stride) {
-  const int reach = patch.side / 2;
-  int every = 1;  // the fewest patch pixels that make a whole number of queries
-  while (every <= reach && int64_t(every) * patch.dilation % stride != 0) ++every;
-  GridPatch grid;
-  grid.pixels = stride;
-  grid.side = 2 * (reach / every) + 1;
-  if (grid.side > 1) grid.step = int(int64_t(every) * patch.dilation / stride);
-  return grid;
-}
 
 template <typename S>
 struct GatherProblem {
@@ -159,7 +138,7 @@ __global__ void __launch_bounds__(kGatherBackwardWarps* kWarp)
       if (to_x < 0 || to_x >= z.query_width || to_y < 0 || to_y >= z.query_height) continue;
       const S share = S(1) / S(p.grid.count(to_x, z.query_width) * p.grid.count(to_y, z.query_height));
       const int64_t start = arriving.start(z, q, p.matches, k, int64_t(to_y) * z.query_width + to_x);
-      const Taps<S> taps = match_taps(p, q, match, frame, dx, dy, false);
+      const Taps<S> taps = match_taps(p, q, match, frame, dx, dy, true), beside = match_taps(p, q, match, frame, dx, dy, false);
       for (int c = 4 * part; c < p.value.channels; c += 4 * lanes) {
         Four<S> d;
 #pragma unroll
@@ -169,7 +148,7 @@ __global__ void __launch_bounds__(kGatherBackwardWarps* kWarp)
         const Four<S> value = sample4(p.value.data, taps, c);
 #pragma unroll
         for (int i = 0; i < 4; ++i) product += value.v[i] * d.v[i];
-        if (grad_offsets != nullptr) slopes4(p.value.data, taps, c, d, &gx, &gy);
+        if (grad_offsets != nullptr) slopes4(p.value.data, taps, beside, c, d, &gx, &gy);
       }
     }
     product = sum_within(product, lanes);

@@ -4,8 +4,16 @@
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
 
-#include "../parameters.h"
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "../checks.h"
+#include "device.cuh"
 #include "pack.cuh"
 #include "sink.cuh"
 

@@ -1,20 +1,21 @@
 // stan::search_backward and stan::refine_backward on the GPU.
 #include "match_backward.cuh"
 
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../parameters.h"
+#include "../settings.h"
 #include "launch.h"
 
 namespace stan::cuda {
 namespace {
 
 // What both ops share; the shifts are the flow or the incoming offsets.
-struct Arguments {
+struct Arrivals {
   const char* op;
-  Sizes sizes;
-  Patch patch;
-  Metric metric;
-  int matches, slots, flow_heads, temporal_window;
-  bool causal;
-  const Tensor &query, &key, &grad_scores, &grad_offsets, &offsets, &frames;
+  const Tensor &grad_scores, &grad_offsets, &query, &key, &offsets, &frames;
   const Tensor* shifts;   // null: zero flow
   const Tensor* parents;  // null: a search
   bool need_query, need_key, need_shift, deterministic;
@@ -27,10 +28,10 @@ int lanes_for(int channels) {
 }
 
 template <typename S>
-std::tuple<Tensor, Tensor, Tensor> match_backward(const Arguments& a) {
+std::tuple<Tensor, Tensor, Tensor> match_backward(const SearchParameters& p, const Arrivals& a) {
   const Device device(a.query);
-  const Sizes& z = a.sizes;
-  const bool over_heads = a.parents == nullptr && a.flow_heads == 1 && z.heads > 1 && a.need_shift;
+  const Sizes& z = p.sizes;
+  const bool over_heads = a.parents == nullptr && p.flow_heads == 1 && z.heads > 1 && a.need_shift;
   const int64_t queries = z.batch * z.heads * z.frames * queries_of(z);
   const Tensor grad_scores = dense(a.grad_scores), grad_offsets = dense(a.grad_offsets);
   const Tensor offsets = dense(a.offsets), frames = dense(a.frames);
@@ -40,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor> match_backward(const Arguments& a) {
 
   const Records<S> query = packed<S>(a.op, device, a.query, z.heads);
   const Records<S> key = packed<S>(a.op, device, a.key, z.heads);
-  const bool own_pixels = a.patch.side == 1;  // then each query pixel gets its gradient from one query
+  const bool own_pixels = p.patch.side == 1;  // then each query pixel gets its gradient from one query
   const Tensor query_rows = zeros(a.query, {a.need_query && own_pixels ? query.memory.numel() : 0}, arithmetic_type(a.query.scalar_type()));
   Tensor grad_shift = nothing(a.query);
   if (a.need_shift && a.shifts != nullptr) {
@@ -50,16 +51,13 @@ std::tuple<Tensor, Tensor, Tensor> match_backward(const Arguments& a) {
   }
 
   MatchBackward<S> m;
-  m.sizes = z;
-  m.patch = a.patch;
+  static_cast<SearchParameters&>(m) = p;
   m.query = query.pixels;
   m.key = key.pixels;
   const S* const flow = !refines && a.shifts != nullptr ? input<S>(shifts) : nullptr;
-  m.targets = {a.slots, flow, a.flow_heads, a.temporal_window, a.causal, refines ? input<S>(shifts) : nullptr, nullptr};
+  m.targets = {flow, refines ? input<S>(shifts) : nullptr, nullptr};
   m.items = over_heads ? queries / z.heads : queries;
-  m.matches = a.matches;
   m.lanes = lanes_for(z.channels);
-  m.metric = a.metric;
   m.over_heads = over_heads;
   m.need_key = a.need_key;
   m.grad_scores = input<S>(grad_scores);
@@ -72,8 +70,8 @@ std::tuple<Tensor, Tensor, Tensor> match_backward(const Arguments& a) {
   m.grad_shift = a.need_shift && a.shifts != nullptr ? data<S>(grad_shift) : nullptr;
 
   // Every match of every query of the clip may meet in one key pixel, with each of its patch pixels.
-  const double factor = a.metric == Metric::l2 ? 2 : 1;
-  const double meeting = 4.0 * double(z.frames) * double(queries_of(z)) * a.matches * a.patch.side * a.patch.side;
+  const double factor = p.metric == Metric::l2 ? 2 : 1;
+  const double meeting = 4.0 * double(z.frames) * double(queries_of(z)) * p.matches * p.patch.side * p.patch.side;
   const std::vector<Tensor> magnitudes = {grad_scores, query.memory, key.memory};
   const Sum<S> grad_key(a.op, device, a.query, a.need_key ? key.memory.numel() : 0, a.deterministic, factor, magnitudes, meeting);
   const Sum<S> grad_query(a.op, device, a.query, a.need_query && !own_pixels ? query.memory.numel() : 0, a.deterministic, factor, magnitudes,
@@ -92,38 +90,33 @@ std::tuple<Tensor, Tensor, Tensor> match_backward(const Arguments& a) {
   return {out_query, out_key, grad_shift};
 }
 
-std::tuple<Tensor, Tensor, Tensor> run(const Arguments& a) {
-  if (a.query.scalar_type() == ScalarType::Double) return match_backward<double>(a);
-  return match_backward<float>(a);
+std::tuple<Tensor, Tensor, Tensor> run(const SearchParameters& p, const Arrivals& a) {
+  if (a.query.scalar_type() == ScalarType::Double) return match_backward<double>(p, a);
+  return match_backward<float>(p, a);
 }
 
 std::tuple<Tensor, Tensor, Tensor> search_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
                                                    const Tensor& key, const std::optional<Tensor>& flow, const Tensor& offsets,
-                                                   const Tensor& frames, int64_t temporal_window, int64_t heads, int64_t patch,
-                                                   int64_t dilation, int64_t stride, const std::string& metric, bool causal,
-                                                   bool need_query, bool need_key, bool need_flow, bool deterministic) {
-  const SearchParameters p = check_search_backward(grad_scores, grad_offsets, query, key, flow, offsets, frames, temporal_window, heads,
-                                                   patch, dilation, stride, metric, causal);
-  return run({"search_backward", p.sizes, p.patch, p.metric, p.matches, p.slots, p.flow_heads, p.temporal_window, p.causal, query, key,
-              grad_scores, grad_offsets, offsets, frames, flow ? &*flow : nullptr, nullptr, need_query, need_key, need_flow,
-              deterministic});
+                                                   const Tensor& frames, bool need_query, bool need_key, bool need_flow,
+                                                   bool deterministic, const SearchSettings& settings) {
+  return run(check_search_backward(grad_scores, grad_offsets, query, key, flow, offsets, frames, need_flow, settings),
+             {"search_backward", grad_scores, grad_offsets, query, key, offsets, frames, flow ? &*flow : nullptr, nullptr, need_query,
+              need_key, need_flow, deterministic});
 }
 
 std::tuple<Tensor, Tensor, Tensor> refine_backward(const Tensor& grad_scores, const Tensor& grad_offsets, const Tensor& query,
                                                    const Tensor& key, const Tensor& offsets_in, const Tensor& offsets,
-                                                   const Tensor& frames, const Tensor& parents, int64_t patch, int64_t dilation,
-                                                   int64_t stride, const std::string& metric, bool need_query, bool need_key,
-                                                   bool need_offsets, bool deterministic) {
-  const RefineParameters p = check_refine_backward(grad_scores, grad_offsets, query, key, offsets_in, offsets, frames, parents, patch,
-                                                   dilation, stride, metric);
-  return run({"refine_backward", p.sizes, p.patch, p.metric, p.matches, p.incoming, 0, 0, false, query, key, grad_scores, grad_offsets,
-              offsets, frames, &offsets_in, &parents, need_query, need_key, need_offsets, deterministic});
+                                                   const Tensor& frames, const Tensor& parents, bool need_query, bool need_key,
+                                                   bool need_offsets, bool deterministic, const RefineSettings& settings) {
+  return run(check_refine_backward(grad_scores, grad_offsets, query, key, offsets_in, offsets, frames, parents, settings),
+             {"refine_backward", grad_scores, grad_offsets, query, key, offsets, frames, &offsets_in, &parents, need_query, need_key,
+              need_offsets, deterministic});
 }
 
 }  // namespace
 }  // namespace stan::cuda
 
 STAN_CUDA_LIBRARY(m) {
-  m.impl("search_backward", TORCH_BOX(&stan::cuda::search_backward));
-  m.impl("refine_backward", TORCH_BOX(&stan::cuda::refine_backward));
+  m.impl("search_backward", stan::Unpacked<&stan::cuda::search_backward>::call);
+  m.impl("refine_backward", stan::Unpacked<&stan::cuda::refine_backward>::call);
 }

@@ -4,23 +4,23 @@
 // is added in whole records. The query's own gradient and the gradients of what shifted its windows belong to the warp alone.
 #pragma once
 
+#include <cstdint>
+
+#include "../geometry.h"
+#include "../shapes.h"
+#include "device.cuh"
 #include "score.cuh"
-#include "sink.cuh"
 
 namespace stan::cuda {
 
 constexpr int kBackwardWarps = 8;
 
 template <typename S>
-struct MatchBackward {
-  Sizes sizes;
-  Patch patch;
+struct MatchBackward : SearchParameters {
   Pixels<S> query, key;
   Targets<S> targets;
   int64_t items;  // warps in all: queries, or queries without their heads
-  int matches;
   int lanes;  // of one group, a power of two
-  Metric metric;
   bool over_heads;  // a warp works for all heads of a query, because they share one flow
   bool need_key;
   const S* grad_scores;
@@ -43,7 +43,7 @@ class ShiftGradient {
   // Adds (gx, gy) of a match to its slot; -1: nowhere. Called by all lanes with the same numbers.
   __device__ void add(const Query& q, int slot, S gx, S gy) {
     const int at = slot - first_;
-    if (slot < first_ || at >= a_.targets.slots - first_ || at % kWarp != lane_of_thread()) return;
+    if (slot < first_ || at >= a_.windows - first_ || at % kWarp != lane_of_thread()) return;
     if (at < kWarp) {
       x_ += gx;
       y_ += gy;
@@ -54,14 +54,14 @@ class ShiftGradient {
 
   __device__ void finish(const Query& q) {
     const int slot = lane_of_thread() + first_;
-    if (slot < a_.targets.slots) store(q, slot, x_, y_);
+    if (slot < a_.windows) store(q, slot, x_, y_);
   }
 
  private:
   __device__ void store(const Query& q, int slot, S gx, S gy) const {
-    const Target<S> t = a_.targets.of(a_.sizes, q, slot);
+    const Target<S> t = a_.targets.of(a_, q, slot);
     const bool flow = a_.parents == nullptr;
-    const int64_t x = flow ? a_.targets.flow_index(a_.sizes, q, slot) : 2 * (q.number * a_.targets.slots + slot);
+    const int64_t x = flow ? a_.targets.flow_index(a_, q, slot) : 2 * (q.number * a_.windows + slot);
     a_.grad_shift[x] += gx * t.x.slope;
     a_.grad_shift[x + (flow ? queries_of(a_.sizes) : 1)] += gy * t.y.slope;
   }
@@ -93,7 +93,7 @@ __device__ GroupMatch<S> group_match(const MatchBackward<S>& a, const Query& q, 
   m.gx = a.grad_offsets[2 * at];
   m.gy = a.grad_offsets[2 * at + 1];
   m.slot = a.parents != nullptr ? a.parents[at]
-                                : slot_of_frame(q.t, m.frame, a.sizes.frames, a.targets.temporal_window, a.targets.causal);
+                                : slot_of_frame(q.t, m.frame, a.sizes.frames, a.temporal_window, a.causal);
   m.x = match_position(q.x, a.stored_offsets[2 * at], a.sizes.key_width);
   m.y = match_position(q.y, a.stored_offsets[2 * at + 1], a.sizes.key_height);
   return m;
@@ -120,7 +120,8 @@ __device__ void backward_of_query(const MatchBackward<S>& a, const Query& q, con
           gy = m.gy;
         }
         if (m.there && m.g != S(0) && some) {
-          const Taps<S> taps = taps_at(a.key, image_of_frame(q, m.frame), m.x, m.y, dx, dy, false);
+          const int64_t image = image_of_frame(q, m.frame);
+          const Taps<S> taps = taps_at(a.key, image, m.x, m.y, dx, dy, true);
           const Four<S> k = sample4(a.key.data, taps, c);
           Four<S> d;  // gradient of the sampled key
 #pragma unroll
@@ -128,7 +129,7 @@ __device__ void backward_of_query(const MatchBackward<S>& a, const Query& q, con
             d.v[i] = a.metric == Metric::l2 ? 2 * m.g * (f.v[i] - k.v[i]) : m.g * f.v[i];
             sum.v[i] += a.metric == Metric::l2 ? -d.v[i] : m.g * k.v[i];
           }
-          if (a.grad_shift != nullptr) slopes4(a.key.data, taps, c, d, &gx, &gy);
+          if (a.grad_shift != nullptr) slopes4(a.key.data, taps, taps_at(a.key, image, m.x, m.y, dx, dy, false), c, d, &gx, &gy);
           if (a.need_key) spread4(grad_key, taps, c, d, S(1));
         }
         if (a.grad_shift != nullptr) {

@@ -1,6 +1,10 @@
 // Bilinear samples of pixels, scores of patches, and where a query's windows lie.
 #pragma once
 
+#include <cstdint>
+
+#include "../geometry.h"
+#include "../shapes.h"
 #include "device.cuh"
 
 namespace stan::cuda {
@@ -43,11 +47,23 @@ __device__ inline Four<S> sample4(const S* data, const Taps<S>& t, int c) {
   return a;
 }
 
-// Sums over four channels of d * dsample/dx and d * dsample/dy, added to gx and gy.
+// Sums over four channels of d * dsample/dx and d * dsample/dy, added to gx and gy. At a whole coordinate the derivative is the
+// right-hand one, to a tap that has weight 0 in the sample: `beside` are the taps without `tight`, `t` those with it. What is no
+// number there gives way to what `t` has in its place, so that it cannot leak in here either.
 template <typename S>
-__device__ inline void slopes4(const S* data, const Taps<S>& t, int c, const Four<S>& d, S* gx, S* gy) {
-  const Four<S> k00 = load4(data + t.i00 + c), k01 = load4(data + t.i01 + c);
-  const Four<S> k10 = load4(data + t.i10 + c), k11 = load4(data + t.i11 + c);
+__device__ inline void slopes4(const S* data, const Taps<S>& t, const Taps<S>& beside, int c, const Four<S>& d, S* gx, S* gy) {
+  const Four<S> k00 = load4(data + t.i00 + c);
+  Four<S> k01 = load4(data + beside.i01 + c), k10 = load4(data + beside.i10 + c), k11 = load4(data + beside.i11 + c);
+  if (t.fx == S(0) || t.fy == S(0)) {
+    const auto choose = [&](Four<S>* wanted, int64_t instead) {
+      const Four<S> other = load4(data + instead + c);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) wanted->v[i] = finite(wanted->v[i]) ? wanted->v[i] : other.v[i];
+    };
+    choose(&k01, t.i01);
+    choose(&k10, t.i10);
+    choose(&k11, t.i11);
+  }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const S top = k01.v[i] - k00.v[i], bottom = k11.v[i] - k10.v[i];
@@ -112,33 +128,31 @@ struct Target {
 // search; after that they are the same.
 template <typename S>
 struct Targets {
-  int slots;
-  // search: flow (B, HF, T, slots-1, 2, Hq, Wq), or null for zero
+  // search: flow (B, HF, T, windows-1, 2, Hq, Wq), or null for zero
   const S* flow;
-  int flow_heads;
-  int temporal_window;
-  bool causal;
-  // refine: offsets (B, HD, T, Hq, Wq, slots, 2) and frames (..., slots), which its backward does without; null for a search
+  // refine: offsets (B, HD, T, Hq, Wq, windows, 2) and frames (..., windows), which its backward does without; null for a search
   const S* offsets;
   const int32_t* frames;
 
-  __device__ int64_t flow_index(const Sizes& z, const Query& q, int slot) const {
-    const int64_t head = flow_heads == 1 ? 0 : q.head;
-    return (((q.batch * flow_heads + head) * z.frames + q.t) * (slots - 1) + slot - 1) * 2 * queries_of(z) + q.in_image;
+  __device__ int64_t flow_index(const SearchParameters& p, const Query& q, int slot) const {
+    const int64_t head = p.flow_heads == 1 ? 0 : q.head;
+    return (((q.batch * p.flow_heads + head) * p.sizes.frames + q.t) * (p.windows - 1) + slot - 1) * 2 * queries_of(p.sizes) +
+           q.in_image;
   }
 
-  __device__ Target<S> of(const Sizes& z, const Query& q, int slot) const {
+  __device__ Target<S> of(const SearchParameters& p, const Query& q, int slot) const {
+    const Sizes& z = p.sizes;
     S dx = 0, dy = 0;
     int frame = -1;
     if (offsets != nullptr) {
-      const int64_t at = q.number * slots + slot;
+      const int64_t at = q.number * p.windows + slot;
       if (frames != nullptr && frames[at] >= 0 && frames[at] < z.frames) frame = frames[at];
       dx = offsets[2 * at];
       dy = offsets[2 * at + 1];
     } else {
-      frame = frame_of_slot(q.t, slot, z.frames, temporal_window, causal);
+      frame = frame_of_slot(q.t, slot, z.frames, p.temporal_window, p.causal);
       if (flow != nullptr && slot > 0) {
-        const int64_t at = flow_index(z, q, slot);
+        const int64_t at = flow_index(p, q, slot);
         dx = flow[at];
         dy = flow[at + queries_of(z)];
       }
@@ -146,11 +160,5 @@ struct Targets {
     return {frame, anchor_of(S(q.x), dx, z.key_width), anchor_of(S(q.y), dy, z.key_height)};
   }
 };
-
-// Position of a stored match along one axis, split for sampling; inside the image whatever the offset holds.
-template <typename S>
-__device__ inline Split<S> match_position(int start, S offset, int length) {
-  return split(anchor_of(S(start), offset, length).position);
-}
 
 }  // namespace stan::cuda

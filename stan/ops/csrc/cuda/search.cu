@@ -1,13 +1,17 @@
 // stan::search and stan::refine on the GPU.
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../parameters.h"
+#include "../settings.h"
 #include "launch.h"
 #include "search_tile.cuh"
 
 namespace stan::cuda {
 namespace {
 
-struct Found {
-  Tensor scores, offsets, frames, parents;
-};
+using Found = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // scores, offsets, frames, parents
 
 Found make_outputs(const Tensor& query, const Sizes& z, int matches, bool parents) {
   const std::vector<int64_t> shape = matches_shape(z, matches);
@@ -33,7 +37,7 @@ void run_general(const char* op, const Device& device, SearchProblem<S> p) {
 // Whether the settings are those of the quick search; the rest depends on shared memory.
 bool is_quick(const SearchParameters& a, ScalarType type) {
   return type != ScalarType::Double && a.patch.side == 1 && a.key_stride == 1 && a.window % 2 == 1 && a.window >= 3 && a.window <= 13 &&
-         a.topk <= 32 && int64_t(a.slots) * a.window * a.window < (1 << 16);
+         a.topk <= 32 && int64_t(a.windows) * a.window * a.window < (1 << 16);
 }
 
 // Threads of a block, and the shared memory it takes; none where the tile with its surroundings fits in no way.
@@ -90,63 +94,60 @@ void run_tile(const Device& device, const SearchProblem<float>& search, const Ti
 
 // ---------------------------------------------------------------------------------------------------------------- the ops
 
-std::tuple<Tensor, Tensor, Tensor> search(const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow, int64_t window,
-                                          int64_t temporal_window, int64_t topk, int64_t heads, int64_t patch, int64_t dilation,
-                                          int64_t stride, double key_stride, const std::string& metric, const std::string& select,
-                                          const std::string& self_match, bool slide, bool causal) {
-  const SearchParameters a = check_search(query, key, flow, window, temporal_window, topk, heads, patch, dilation, stride, key_stride,
-                                          metric, select, self_match, slide, causal);
+// Search and refine: `flow` is of a search, `offsets` and `frames` are of a refinement.
+Found run(const char* op, const SearchParameters& a, const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow,
+          const std::optional<Tensor>& offsets, const std::optional<Tensor>& frames) {
   const Device device(query);
-  const Found out = make_outputs(query, a.sizes, a.matches, false);
+  const bool refines = frames.has_value();
+  const Found out = make_outputs(query, a.sizes, a.matches, refines);
+  const Tensor &scores = std::get<0>(out), &new_offsets = std::get<1>(out), &new_frames = std::get<2>(out), &parents = std::get<3>(out);
   const int64_t queries = all_queries(a.sizes);
-  if (queries == 0) return {out.scores, out.offsets, out.frames};
-  const Tensor shifts = flow ? dense(*flow) : nothing(query);
+  if (queries == 0) return out;
+  const Tensor shifts = flow ? dense(*flow) : refines ? dense(*offsets) : nothing(query);
+  const Tensor where = refines ? dense(*frames) : nothing(query);
   with_arithmetic(query.scalar_type(), [&](auto number) {
     using S = decltype(number);
-    const S* const flow_data = flow && a.slots > 1 ? input<S>(shifts) : nullptr;
-    const Targets<S> targets = {a.slots, flow_data, a.flow_heads, a.temporal_window, a.causal, nullptr, nullptr};
-    const Records<S> own = packed<S>("search", device, query, a.sizes.heads);
+    const S* const data_in = input<S>(shifts);
+    const Targets<S> targets = {flow && a.windows > 1 ? data_in : nullptr, refines ? data_in : nullptr,
+                                refines ? input<int32_t>(where) : nullptr};
+    const Records<S> own = packed<S>(op, device, query, a.heads);
     const int quads = padded(a.sizes.channels) / 4 + (a.metric == Metric::l2 ? kGram / 4 : 0), pitch = 4 * (quads | 1);
-    const TilePlan plan = is_quick(a, query.scalar_type()) ? plan_tile(device, a, pitch) : TilePlan();
-    const Records<S> other = packed<S>("search", device, key, a.sizes.heads, plan.threads > 0 && a.metric == Metric::l2 ? kGram : 0);
-    const SearchProblem<S> problem = {
-        a.sizes,  a.patch,      own.pixels,         other.pixels,          targets,  queries,  a.window,
-        a.topk,   a.matches,    S(a.key_stride),    a.metric,              a.select, a.self_match, a.slide,
-        true,     data<S>(out.scores), data<S>(out.offsets), data<int32_t>(out.frames), nullptr};
+    const TilePlan plan = !refines && is_quick(a, query.scalar_type()) ? plan_tile(device, a, pitch) : TilePlan();
+    const Records<S> other = packed<S>(op, device, key, a.heads, plan.threads > 0 && a.metric == Metric::l2 ? kGram : 0);
+    const SearchProblem<S> problem = {a,
+                                      own.pixels,
+                                      other.pixels,
+                                      targets,
+                                      queries,
+                                      S(a.key_stride),
+                                      true,
+                                      data<S>(scores),
+                                      data<S>(new_offsets),
+                                      data<int32_t>(new_frames),
+                                      refines ? data<int32_t>(parents) : nullptr};
     if constexpr (std::is_same_v<S, float>) {
       if (plan.threads > 0) return run_tile(device, problem, plan, pitch);
     }
-    run_general<S>("search", device, problem);
+    run_general<S>(op, device, problem);
   });
-  return {out.scores, out.offsets, out.frames};
+  return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> refine(const Tensor& query, const Tensor& key, const Tensor& offsets, const Tensor& frames,
-                                                  int64_t window, int64_t topk, int64_t patch, int64_t dilation, int64_t stride,
-                                                  double key_stride, const std::string& metric, bool slide) {
-  const RefineParameters a = check_refine(query, key, offsets, frames, window, topk, patch, dilation, stride, key_stride, metric, slide);
-  const Device device(query);
-  const Found out = make_outputs(query, a.sizes, a.matches, true);
-  const int64_t queries = all_queries(a.sizes);
-  if (queries == 0) return {out.scores, out.offsets, out.frames, out.parents};
-  const Tensor shifts = dense(offsets), where = dense(frames);
-  with_arithmetic(query.scalar_type(), [&](auto number) {
-    using S = decltype(number);
-    const Targets<S> targets = {a.incoming, nullptr, 0, 0, false, input<S>(shifts), input<int32_t>(where)};
-    const Records<S> own = packed<S>("refine", device, query, a.sizes.heads);
-    const Records<S> other = packed<S>("refine", device, key, a.sizes.heads);
-    run_general<S>("refine", device,
-                   {a.sizes, a.patch, own.pixels, other.pixels, targets, queries, a.window, a.matches, a.matches, S(a.key_stride),
-                    a.metric, Select::all, SelfMatch::keep, a.slide, true, data<S>(out.scores), data<S>(out.offsets),
-                    data<int32_t>(out.frames), data<int32_t>(out.parents)});
-  });
-  return {out.scores, out.offsets, out.frames, out.parents};
+std::tuple<Tensor, Tensor, Tensor> search(const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow,
+                                          const SearchSettings& settings) {
+  const auto [scores, offsets, frames, _] =
+      run("search", check_search(query, key, flow, settings), query, key, flow, std::nullopt, std::nullopt);
+  return {scores, offsets, frames};
+}
+
+Found refine(const Tensor& query, const Tensor& key, const Tensor& offsets, const Tensor& frames, const RefineSettings& settings) {
+  return run("refine", check_refine(query, key, offsets, frames, settings), query, key, std::nullopt, offsets, frames);
 }
 
 }  // namespace
 }  // namespace stan::cuda
 
 STAN_CUDA_LIBRARY(m) {
-  m.impl("search", TORCH_BOX(&stan::cuda::search));
-  m.impl("refine", TORCH_BOX(&stan::cuda::refine));
+  m.impl("search", stan::Unpacked<&stan::cuda::search>::call);
+  m.impl("refine", stan::Unpacked<&stan::cuda::refine>::call);
 }

@@ -1,6 +1,11 @@
 // Search and refine for every setting: one warp a query, one candidate a lane.
 #pragma once
 
+#include <cstdint>
+
+#include "../geometry.h"
+#include "../shapes.h"
+#include "device.cuh"
 #include "score.cuh"
 #include "selection.cuh"
 
@@ -9,20 +14,11 @@ namespace stan::cuda {
 constexpr int kGeneralWarps = 4;  // queries of one block
 
 template <typename S>
-struct SearchProblem {
-  Sizes sizes;
-  Patch patch;
+struct SearchProblem : SearchParameters {
   Pixels<S> query, key;
   Targets<S> targets;
   int64_t queries;  // in all
-  int window;
-  int topk;     // kept from all windows together, or from each
-  int matches;  // places a query in the outputs
-  S key_stride;
-  Metric metric;
-  Select select;
-  SelfMatch self_match;
-  bool slide;
+  S step;           // the key stride
   bool shared_lists;  // lists in shared memory; else in the outputs themselves
   S* scores;
   S* offsets;
@@ -30,10 +26,10 @@ struct SearchProblem {
   int32_t* parents;  // of refine; null for a search
 
   __device__ Window window_x(const Target<S>& t) const {
-    return window_of(t.x.position, key_stride, window, sizes.key_width, slide);
+    return window_of(t.x.position, step, window, sizes.key_width, slide);
   }
   __device__ Window window_y(const Target<S>& t) const {
-    return window_of(t.y.position, key_stride, window, sizes.key_height, slide);
+    return window_of(t.y.position, step, window, sizes.key_height, slide);
   }
 };
 
@@ -58,11 +54,11 @@ __device__ void write_match(const SearchProblem<S>& p, const Query& q, int64_t p
     score = minus_infinity<S>();
   } else {
     const Place c = place_of(candidate, p.window);
-    const Target<S> t = p.targets.of(p.sizes, q, c.slot);
+    const Target<S> t = p.targets.of(p, q, c.slot);
     frame = t.frame;
     parent = c.slot;
-    dx = step_position(t.x.position, p.key_stride, p.window_x(t).begin + c.column) - S(q.x);
-    dy = step_position(t.y.position, p.key_stride, p.window_y(t).begin + c.row) - S(q.y);
+    dx = step_position(t.x.position, p.step, p.window_x(t).begin + c.column) - S(q.x);
+    dy = step_position(t.y.position, p.step, p.window_y(t).begin + c.row) - S(q.y);
   }
   p.scores[at] = score;
   p.offsets[2 * at] = dx;
@@ -74,7 +70,7 @@ __device__ void write_match(const SearchProblem<S>& p, const Query& q, int64_t p
 // Index of the query's own position in the window of slot 0: the candidate at the anchor.
 template <typename S>
 __device__ inline int32_t self_candidate(const SearchProblem<S>& p, const Query& q) {
-  const Target<S> t = p.targets.of(p.sizes, q, 0);
+  const Target<S> t = p.targets.of(p, q, 0);
   return -p.window_y(t).begin * p.window - p.window_x(t).begin;
 }
 
@@ -82,13 +78,13 @@ __device__ inline int32_t self_candidate(const SearchProblem<S>& p, const Query&
 template <typename S>
 __device__ bool score_candidate(const SearchProblem<S>& p, const Query& q, int32_t candidate, S* score) {
   const Place c = place_of(candidate, p.window);
-  const Target<S> t = p.targets.of(p.sizes, q, c.slot);
+  const Target<S> t = p.targets.of(p, q, c.slot);
   if (t.frame < 0) return false;
   const Window wx = p.window_x(t), wy = p.window_y(t);
   const int kx = wx.begin + c.column, ky = wy.begin + c.row;
   if (!wx.valid(kx) || !wy.valid(ky)) return false;
   *score = score_at(p.query, p.key, p.patch, p.metric, q, image_of_frame(q, t.frame),
-                    split(step_position(t.x.position, p.key_stride, kx)), split(step_position(t.y.position, p.key_stride, ky)));
+                    split(step_position(t.x.position, p.step, kx)), split(step_position(t.y.position, p.step, ky)));
   return true;
 }
 
@@ -101,7 +97,7 @@ __global__ void __launch_bounds__(kGeneralWarps* kWarp) search_general_kernel(Se
   const Query q = query_at(p.sizes, number);
   const int area = p.window * p.window;
   const bool each = p.select == Select::each;
-  const int groups = each ? p.targets.slots : 1, group_size = each ? area : area * p.targets.slots;
+  const int groups = each ? p.windows : 1, group_size = each ? area : area * p.windows;
 
   for (int group = 0; group < groups; ++group) {
     int64_t place = int64_t(group) * p.topk;

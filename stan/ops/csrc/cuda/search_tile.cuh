@@ -15,6 +15,14 @@
 // and where even that is too large, a warp samples the keys in global memory. The tile takes a searched frame after the other.
 #pragma once
 
+#include <math.h>
+
+#include <cstdint>
+
+#include "../geometry.h"
+#include "../shapes.h"
+#include "device.cuh"
+#include "score.cuh"
 #include "search_general.cuh"
 #include "thread_list.cuh"
 
@@ -319,9 +327,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) search_tile_kernel(const __gr
   const bool each = s.select == Select::each;
 
 #pragma unroll 1
-  for (int slot = 0; slot < s.targets.slots; ++slot) {
+  for (int slot = 0; slot < s.windows; ++slot) {
     const Query q = query_at(z, own);  // anew for each slot: cheaper than keeping it
-    const Target<float> target = s.targets.of(z, q, slot);
+    const Target<float> target = s.targets.of(s, q, slot);
     const bool searched = target.frame >= 0;  // the same for the whole block: it serves one frame of one head
     const TileWindow w = tile_window(s, q, target, slot, active);
     if (each || slot == 0) {
@@ -334,7 +342,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) search_tile_kernel(const __gr
       const ListState scanned = scan_frame<kWindow, kL2, kQuads>(p, features, w, boxes, box_memory(shared, s.topk, kWindow), list.state());
       list = ThreadList(shared, threads, s.topk, queue_size(kWindow), scanned);
     }
-    if (!each && slot + 1 < s.targets.slots) continue;
+    if (!each && slot + 1 < s.windows) continue;
 
     // Neighbouring threads write neighbouring places.
     list.make_room(queue_size(kWindow));

@@ -1,15 +1,12 @@
 // The K best candidates of a query, kept sorted while the candidates pass by in the order of their index.
 #pragma once
 
+#include <cstdint>
+
+#include "../geometry.h"
 #include "device.cuh"
 
 namespace stan::cuda {
-
-// Whether score a ranks before b; equal scores do not, so that what came first stays first. NaN ranks after all numbers.
-template <typename S>
-__device__ inline bool better(S a, S b) {
-  return a > b || (b != b && a == a);
-}
 
 // A sorted list owned by one warp, in shared or global memory. All lanes call every function together.
 template <typename S>

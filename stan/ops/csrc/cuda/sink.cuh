@@ -7,6 +7,11 @@
 // With N arrivals at most, a sum is exact to 2^-62 N times the largest arrival: finer than float32 even for N of millions.
 #pragma once
 
+#include <math.h>
+
+#include <cstdint>
+
+#include "../geometry.h"
 #include "device.cuh"
 
 namespace stan::cuda {

@@ -1,7 +1,12 @@
 // The K best candidates of a query, kept by one thread in shared memory.
 #pragma once
 
-#include "selection.cuh"
+#include <math.h>
+
+#include <cstdint>
+
+#include "../geometry.h"
+#include "device.cuh"
 
 namespace stan::cuda {
 
