@@ -52,8 +52,8 @@ test-all: lint
 
 # The site needs none of the package's own requirements: docstrings are read, not imported.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html; for its search serve the folder: python3 -m http.server -d site"
 
 $(VENV)/.docs: docs/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
