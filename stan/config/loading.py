@@ -263,6 +263,8 @@ def _fill_in(config: Config) -> None:
     """Make the settings of the named components whole: what is set over what the name brings."""
     if "epsilon" not in losses.settings(config.loss.name):
         config.loss.epsilon = None  # configurations of before have it for every loss
+    if config.model.blind is False and "blind" not in networks.settings(config.model.name):
+        config.model.blind = None  # a network without that choice is none
     _complete(config.model, networks, config.model.name, "model.settings.")
     _complete(config.noise, noises, config.noise.kind, "noise.settings.")
     _complete(config.loss, losses, config.loss.name, "loss.settings.")

@@ -168,8 +168,8 @@ def test_hostile_input_is_one_short_line(tmp_path: Path, text: str, word: str, p
 
 
 def test_a_name_brings_its_settings() -> None:
-    """The trap of before: stan_small was trained with stan_tiny's settings, as these stood in a file underneath."""
-    result = config.load(ROOT / "configs/train/davis_tiny.yaml", ["model.name=stan_small"])
+    """The trap of before: the small network was trained with the tiny one's settings, which a file stated."""
+    result = config.load(ROOT / "configs/train/davis_tiny.yaml", ["model.name=unet_small"])
     parameters = build_network(result).parameters()
     assert sum(p.numel() for p in parameters) == 3_811_611
 
@@ -185,6 +185,10 @@ def test_settings_of_another_network_are_left_behind(
     assert config.load(old, ["model.name=stan_tiny"]).model.settings["window"] == 5
     assert config.load(old, ["model.flow=tvl1"]).model.settings["flow_settings"]["warps"] == 5
     assert config.load(old, ["noise.kind=correlated"]).noise.settings == {"blur": 1.0}
+    unet = write(tmp_path / "unet.yaml", config.to_yaml(config.load(empty, ["model.name=unet_tiny"])))
+    assert config.load(unet, ["model.name=stan_tiny"]).model.blind is None
+    with pytest.raises(ConfigError, match="no setting 'blind'"):
+        config.load(unet, ["model.name=stan_tiny", "model.blind=true"])
     words = ["noise.kind=correlated", "noise.settings.blur=2"]
     assert config.load(
         write(tmp_path / "c.yaml", "noise: {kind: poisson_gaussian, settings: {shot: 1}}\n"), words
@@ -195,7 +199,7 @@ def test_configurations_of_before_load(empty: Path) -> None:
     """Those in checkpoints state a flat list of settings, and loss.epsilon whatever the loss."""
     before = config.to_dict(config.load(empty))
     before["model"] = {
-        "name": "stan_tiny", "flow": "zero", "blind": True, "settings": {"channels": [8, 8], "flow_settings": {}},
+        "name": "unet_tiny", "flow": "zero", "blind": True, "settings": {"channels": [8, 8], "flow_settings": {}},
     }  # fmt: skip
     before["loss"] = {"name": "l1", "epsilon": 0.001}
     del before["imports"]
