@@ -16,6 +16,7 @@ if sys.version_info >= (3, 11):
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stan.models
 from stan import config
 from stan.errors import ConfigError
 from stan.training.fit import build_network
@@ -211,6 +212,10 @@ def test_configurations_of_before_load(empty: Path) -> None:
     )
     assert result.loss.epsilon is None
     assert build_network(result).blind
+    whole = stan.models.build("unet_tiny").settings | {"window": 5}
+    before["model"] = {"name": "stan_tiny", "flow": "dis", "blind": False, "settings": whole}
+    result = config.from_dict(before, "an old checkpoint")
+    assert (result.model.name, result.model.settings["window"]) == ("unet_tiny", 5)
     before["loss"] = {"name": "rmse", "epsilon": 0.25}
     assert config.from_dict(before, "an old checkpoint").loss.given == {"epsilon": 0.25}
 
