@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import stan
-from stan.cli import COMMANDS
+from stan.cli import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,3 +75,32 @@ def test_doctor_names_versions_devices_and_backend(run_stan: Callable) -> None:
     text = run_stan("doctor").stdout
     for word in ("stan", "torch", "opencv-python", "cuda", "operator"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["train"], "CONFIG"),
+        (["tarin"], "tarin"),
+        (["train", "x.yaml", "--fast"], "--fast"),
+        (["denoise", "in.mp4", "out.mp4", "--window", "x" * 5000], "--window"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_without_the_usage(
+    words: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert part in line
+    assert "--help` explains" in line
+    assert line.count("\n") == 1
+    assert len(line) < 900
+
+
+@pytest.mark.parametrize("word", ["output=" + "x" * 400, "data.root=" + "x" * 5000])
+def test_names_that_no_file_can_have_are_one_line(run_stan: Callable, tmp_path: Path, word: str) -> None:
+    line = run_stan("evaluate", "evaluate/demo.yaml", "checkpoint=noisy", word, code=2, cwd=tmp_path).stderr
+    assert line.count("\n") == 1
+    assert len(line) < 900
