@@ -59,6 +59,7 @@ TABLES = (
     ("noises", "`noise.kind`"),
     ("losses", "`loss.name`"),
     ("protocols", "`evaluation.protocol`"),
+    ("metrics", "figures of an evaluation"),
     ("baselines", "`checkpoint` in evaluation, beside files"),
 )
 

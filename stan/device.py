@@ -12,7 +12,6 @@ def choose(name: str | torch.device = "auto", index: int | None = None) -> torch
 
     Args:
         name: ``auto`` (a GPU if there is one, else the CPU), ``gpu``, or torch's name: ``cpu``, ``cuda``, ``cuda:1``.
-        index: which of several GPUs, where the name does not say.
 
     Raises:
         ConfigError: a device that is not known or cannot be used here.
@@ -24,8 +23,6 @@ def choose(name: str | torch.device = "auto", index: int | None = None) -> torch
             wanted = "mps"
     try:
         device = torch.device(wanted)
-        if device.type == "cuda" and device.index is None and index is not None:
-            device = torch.device("cuda", index)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stan.evaluation.protocols import Protocol
     from stan.flow import OffsetSource
     from stan.losses import Loss
+    from stan.metrics import Metric
     from stan.models import VideoDenoiser
     from stan.models.attention import Alignment
 
@@ -213,6 +214,6 @@ sources: Registry[OffsetSource] = Registry("offset source", "stan.flow", labels=
 noises: Registry[Noise] = Registry("noise kind", "stan.data.noise", labels=("kind",))
 layouts: Registry[Opener] = Registry("data kind", "stan.data.sources")
 losses: Registry[Loss] = Registry("loss", "stan.losses")
-metrics: Registry[Any] = Registry("metric", "stan.metrics")
+metrics: Registry[Metric] = Registry("metric", "stan.metrics")
 protocols: Registry[Protocol] = Registry("protocol", "stan.evaluation.protocols")
 baselines: Registry[Method] = Registry("baseline", "stan.evaluation.methods", labels=("name", "word"))

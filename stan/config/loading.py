@@ -15,6 +15,7 @@ from stan.config.schema import Config, LossConfig, ModelConfig, NoiseConfig
 from stan.data.noise.sigma import parse_sigma
 from stan.errors import CheckpointError, ConfigError, nearest, short
 from stan.imports import import_modules
+from stan.models.checkpoint import RENAMED, imports_of, read
 from stan.registry import Registry, losses, networks, noises
 from stan.settings import Setting, companion, settings_of
 
@@ -201,8 +202,6 @@ def _import(tree: Tree, origin: str) -> None:
 
 def _imports_of(path: Any) -> list[str]:
     """What a checkpoint's training imported; nothing of what is no checkpoint, which is told when it is loaded."""
-    from stan.models.checkpoint import imports_of, read
-
     if not isinstance(path, str) or not path.endswith((".ckpt", ".safetensors")):
         return []
     try:
@@ -263,6 +262,14 @@ def _fill_in(config: Config) -> None:
     """Make the settings of the named components whole: what is set over what the name brings."""
     if "epsilon" not in losses.settings(config.loss.name):
         config.loss.epsilon = None  # configurations of before have it for every loss
+    name = config.model.name
+    if name in RENAMED and {"stem", "channels", "attention"} <= config.model.settings.keys():
+        print(
+            f"stan: these are settings of what was called {name} before: {RENAMED[name]} now", file=sys.stderr
+        )
+        config.model.name = RENAMED[name]
+    if config.model.blind is False and "blind" not in networks.settings(config.model.name):
+        config.model.blind = None  # a network without that choice is none
     _complete(config.model, networks, config.model.name, "model.settings.")
     _complete(config.noise, noises, config.noise.kind, "noise.settings.")
     _complete(config.loss, losses, config.loss.name, "loss.settings.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from stan.device import choose
 from stan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,15 +45,10 @@ def pick_device(config: Config, ranks: Ranks) -> torch.device:
     Raises:
         ConfigError: a device that this machine does not have.
     """
-    asked = wanted = config.trainer.accelerator
-    cuda, apple = torch.cuda.device_count(), torch.backends.mps.is_available()
-    if asked in ("auto", "gpu"):
-        wanted = "cuda" if cuda else "mps" if apple else "cpu" if asked == "auto" else "cuda"
-    if wanted == "cpu" or (wanted == "mps" and apple):
-        return torch.device(wanted)
-    if wanted == "mps" or not cuda:
-        raise ConfigError(f"trainer.accelerator={asked}: no such device is found; say cpu instead")
-    listed = config.trainer.devices
+    device, listed = choose(config.trainer.accelerator), config.trainer.devices
+    if device.type != "cuda":
+        return device
+    cuda = torch.cuda.device_count()
     if not isinstance(listed, list) or not listed:
         return torch.device("cuda", ranks.local_rank % cuda)
     index = listed[ranks.local_rank % len(listed)]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from stan.evaluation import provenance
 from stan.evaluation.results import Results, count
 
 
@@ -23,56 +21,28 @@ def lead(results: Results) -> str:
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
-    """Everything that can move a figure, as name and text."""
-    s = results.settings
-    data, noise = s["data"], s["noise"]
-    tiles = sorted({_tiles(row["tiles"], row) for row in results.sequences if row["tiles"]})
-    found = [
-        ("protocol", f"{s['protocol']}, version {s['protocol_version']}" + _joined(s["departures"])),
-        ("data", f"{data['kind']}, {data['split'] or 'all sequences'}, from {data['root']}"),
-        ("frames", "all" if s["max_frames"] is None else f"at most {s['max_frames']} of each sequence"),
-        ("shrunk by", str(data["downscale"])),
-        ("noise", noise["kind"] + _joined([f"{k} {v:g}" for k, v in noise["settings"].items()])),
-        ("noise clipped, rounded", f"{_yes(noise['clipped'])}, {_yes(noise['rounded'])}"),
-        ("noise seed", f"{s['seed']}; {noise['generator']}"),
-        ("output", "clamped to [0, 1], not rounded"),
-        ("border left out", f"{s['border']} pixels"),
-        ("precision", s["precision"]),
-        ("tiles", "; ".join(tiles) or "whole video at once"),
-        ("scene cuts looked for", _yes(s["scenes"])),
-        ("device", s["device"]),
-        ("program", f"stan {provenance.describe(s['code'])}"),
-        ("versions", ", ".join(f"{name} {number}" for name, number in s["versions"].items())),
+    """Everything that can move a figure, as name and text: the settings, the tiles, the methods, the noisy videos."""
+    rows = results.sequences
+    found: list[tuple[str, Any]] = [*results.settings.items()]
+    found += sorted({(f"tiles of {r['width']}x{r['height']}", _text(r["tiles"])) for r in rows if r["tiles"]})
+    found += [
+        (method["name"], {k: v for k, v in method.items() if k != "name"}) for method in results.methods
     ]
-    for method in results.methods:
-        known = {
-            k: v for k, v in method.items() if k not in ("name", "kind", "checkpoint") and v not in (None, {})
-        }
-        text = ", ".join(f"{key} {_short(value)}" for key, value in known.items())
-        word = "" if method["checkpoint"] == method["name"] else f"{method['checkpoint']}: "
-        found.append((method["name"], word + (text or "nothing to set")))
-    inputs = {(row["sequence"], row["sigma"]): row for row in results.sequences}.values()
-    hashes = ", ".join(f"{row['sequence']} {row['sigma']:g}: {row['noisy_sha256'][:8]}" for row in inputs)
-    return [*found, ("noisy input (SHA-256)", hashes)]
+    hashes = {f"{row['sequence']} {row['sigma']:g}": row["noisy_sha256"][:8] for row in rows}
+    found.append(("noisy input (SHA-256)", hashes))
+    return [
+        (name.replace("_", " ") if name in results.settings else name, _text(value)) for name, value in found
+    ]
 
 
-def _tiles(tiles: dict[str, Any], row: dict[str, Any]) -> str:
-    size = f"{tiles.get('width') or row['width']}x{tiles.get('height') or row['height']}"
-    return (
-        f"{row['width']}x{row['height']}: chunks of {tiles['frames']} frames "
-        f"({tiles['frame_overlap']} shared), tiles of {size} ({tiles['overlap']} shared)"
-    )
-
-
-def _joined(words: Sequence[str]) -> str:
-    return f" ({'; '.join(words)})" if words else ""
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def _short(value: Any) -> str:
+def _text(value: Any, inside: bool = False) -> str:
+    """Plain data in words; what is nested, in brackets."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k} {_short(v)}" for k, v in value.items()) + "}"
-    return str(value)
+        words = ", ".join(f"{key} {_text(item, True)}" for key, item in value.items())
+        return f"{{{words}}}" if inside else words or "none"
+    if isinstance(value, (list, tuple)):
+        words = ", ".join(_text(item, True) for item in value)
+        return f"[{words}]" if inside else words or "none"
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

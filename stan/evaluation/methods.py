@@ -337,11 +337,8 @@ def label_paths(paths: Sequence[Path]) -> list[str]:
     named = [path.resolve() if bare.count(stem) > 1 else stem for path, stem in zip(paths, bare)]
 
     def label(place: Path) -> str:
-        for depth in range(1, len(place.parts)):
-            tail = place.parts[-depth:]
-            alone = sum(other.parts[-depth:] == tail for other in named) == 1
-            if alone and "/".join(tail) not in BASELINES:
-                return "/".join(tail)
-        return str(place)
+        tails = (place.parts[-depth:] for depth in range(1, len(place.parts)))
+        alone = (t for t in tails if sum(other.parts[-len(t) :] == t for other in named) == 1)
+        return next((name for name in map("/".join, alone) if name not in BASELINES), str(place))
 
     return [label(place) for place in named]

@@ -63,18 +63,10 @@ class Protocol:
         sequences: int | None = None,
         downscale: int = 1,
     ) -> list[str]:
-        """What of an evaluation is not as the protocol says, one short phrase each; empty if it can be
-        compared.
+        """What of an evaluation is not as the protocol says, one short phrase each; empty if it can be compared.
 
-        Args:
-            data: layout of the data set used.
-            split: split list used.
-            max_frames: cap on the frames of a sequence.
-            noise: kind of noise.
-            border: pixels left out at each side.
-            seed: seed of the noise.
-            sequences: number of sequences picked by hand; None: all of the split.
-            downscale: factor that frames are shrunk by.
+        Its arguments are called as the attributes; and `sequences`: how many are picked by hand (None: all of
+        the split), `downscale`: the factor that frames are shrunk by.
         """
         found = []
         if self.data is not None and data != self.data:

@@ -59,8 +59,7 @@ def picture_sheet(rows: Sequence[SheetRow]) -> Picture:
         raise ValueError("a picture sheet needs at least one row")
     strips = [_row(row) for row in rows]
     width = max(strip.shape[1] for strip in strips)
-    padded = [_pad(strip, width) for strip in strips]
-    return np.concatenate(padded)
+    return np.concatenate([_pad(strip, width) for strip in strips])
 
 
 def write_sheet(path: str | Path, rows: Sequence[SheetRow]) -> Path:
@@ -93,20 +92,21 @@ def _row(row: SheetRow) -> Picture:
     ]
     columns = []
     for name, figure, picture in panels:
-        least = 150  # for the words above a small picture
-        body = picture if picture.shape[1] >= least else _pad(picture, least)
-        head = np.full((_HEAD, body.shape[1], 3), _PAPER, np.uint8)
+        body = _pad(picture, max(150, picture.shape[1]))  # room for the words above a small picture
+        head = _blank(_HEAD, body.shape[1])
         _write(head, name, 0, _INK)
-        if figure:
-            _write(head, figure, -1, _SOFT)
-        columns += [np.concatenate([head, body]), np.full((_HEAD + len(body), _GAP, 3), _PAPER, np.uint8)]
+        _write(head, figure, -1, _SOFT)
+        columns += [np.concatenate([head, body]), _blank(_HEAD + len(body), _GAP)]
     strip = np.concatenate(columns[:-1], 1)
-    title = np.full((_HEAD + 4, strip.shape[1], 3), _PAPER, np.uint8)
+    title = _blank(_HEAD + 4, strip.shape[1])
     _write(title, row.label, 0, _INK, weight=2)
-    height, width = len(title) + len(strip), strip.shape[1]
-    framed = np.full((height + 2 * _GAP, width + 2 * _GAP, 3), _PAPER, np.uint8)
+    framed = _blank(len(title) + len(strip) + 2 * _GAP, strip.shape[1] + 2 * _GAP)
     framed[_GAP:-_GAP, _GAP:-_GAP] = np.concatenate([title, strip])
     return framed
+
+
+def _blank(height: int, width: int) -> Picture:
+    return np.full((height, width, 3), _PAPER, np.uint8)
 
 
 def _write(canvas: Picture, text: str, place: int, colour: tuple[int, int, int], weight: int = 1) -> None:
@@ -118,8 +118,7 @@ def _write(canvas: Picture, text: str, place: int, colour: tuple[int, int, int],
 
 
 def _pad(picture: Picture, width: int) -> Picture:
-    blank = np.full((picture.shape[0], width - picture.shape[1], 3), _PAPER, np.uint8)
-    return np.concatenate([picture, blank], 1)
+    return np.concatenate([picture, _blank(len(picture), width - picture.shape[1])], 1)
 
 
 def _picture(frame: Tensor) -> Picture:

@@ -52,7 +52,8 @@ class CachedFlow(OffsetSource):
     def __init__(self, source: OffsetSource, folder: str | Path) -> None:
         if source.trainable:
             raise ConfigError(f"offset source {source.name!r} learns; its flow cannot be cached")
-        super().__init__(source=source.name, folder=str(folder), **source.settings)
+        super().__init__()
+        self.settings = {"source": source.name, "folder": str(folder), **source.settings}
         self.source = source
         self.folder = Path(folder)
 

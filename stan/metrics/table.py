@@ -1,6 +1,5 @@
-"""All that an evaluation reports, in the order of its tables. A new metric is one more record here.
-
-Or in a module of yours, by `add`.
+"""All that an evaluation reports, in the order of its tables: `stan.registry.metrics`. A new metric is one more record
+here, or in a module of yours, by `add`.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from torch import Tensor
 from stan.metrics import quality
 from stan.metrics.record import Metric
 from stan.metrics.strred import Terms, combine, strred_terms
-
-METRICS: dict[str, Metric] = {}
-"""The metrics by name."""
+from stan.registry import metrics as METRICS
 
 
 def add(metric: Metric) -> None:
@@ -25,9 +22,7 @@ def add(metric: Metric) -> None:
     Raises:
         ValueError: its name is taken.
     """
-    if metric.name in METRICS:
-        raise ValueError(f"metric {metric.name!r} is there already")
-    METRICS[metric.name] = metric
+    METRICS.add(metric.name, metric, metric.definition)
 
 
 def in_files() -> list[Metric]:

@@ -55,7 +55,7 @@ class Alignment(nn.Module):
 
     def __init__(self, search: Search) -> None:
         super().__init__()
-        self.search = search
+        self.plan = search
 
     def forward(
         self, query: Tensor, key: Tensor, flow: Tensor | None, earlier: ops.Matches | None

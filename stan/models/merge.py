@@ -117,6 +117,7 @@ class Merge(nn.Module):
         if hidden:
             last = nn.Conv2d(hidden, 1, 1)
             nn.init.zeros_(last.weight)
+            assert last.bias is not None
             nn.init.zeros_(last.bias)
             self.correction = nn.Sequential(nn.Conv2d(5, hidden, 3, padding=1), nn.ReLU(inplace=True), last)
 

@@ -71,4 +71,5 @@ def start_small(network: UNet) -> None:
         if isinstance(module, Unit):
             module.second.weight.data.mul_(0.3)
     network.leave.weight.data.mul_(0.1)
+    assert network.leave.bias is not None
     nn.init.zeros_(network.leave.bias)

@@ -16,6 +16,7 @@ if sys.version_info >= (3, 11):
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stan.models
 from stan import config
 from stan.errors import ConfigError
 from stan.training.fit import build_network
@@ -168,8 +169,8 @@ def test_hostile_input_is_one_short_line(tmp_path: Path, text: str, word: str, p
 
 
 def test_a_name_brings_its_settings() -> None:
-    """The trap of before: stan_small was trained with stan_tiny's settings, as these stood in a file underneath."""
-    result = config.load(ROOT / "configs/train/davis_tiny.yaml", ["model.name=stan_small"])
+    """The trap of before: the small network was trained with the tiny one's settings, which a file stated."""
+    result = config.load(ROOT / "configs/train/davis_tiny.yaml", ["model.name=unet_small"])
     parameters = build_network(result).parameters()
     assert sum(p.numel() for p in parameters) == 3_811_611
 
@@ -185,6 +186,10 @@ def test_settings_of_another_network_are_left_behind(
     assert config.load(old, ["model.name=stan_tiny"]).model.settings["window"] == 5
     assert config.load(old, ["model.flow=tvl1"]).model.settings["flow_settings"]["warps"] == 5
     assert config.load(old, ["noise.kind=correlated"]).noise.settings == {"blur": 1.0}
+    unet = write(tmp_path / "unet.yaml", config.to_yaml(config.load(empty, ["model.name=unet_tiny"])))
+    assert config.load(unet, ["model.name=stan_tiny"]).model.blind is None
+    with pytest.raises(ConfigError, match="no setting 'blind'"):
+        config.load(unet, ["model.name=stan_tiny", "model.blind=true"])
     words = ["noise.kind=correlated", "noise.settings.blur=2"]
     assert config.load(
         write(tmp_path / "c.yaml", "noise: {kind: poisson_gaussian, settings: {shot: 1}}\n"), words
@@ -195,7 +200,7 @@ def test_configurations_of_before_load(empty: Path) -> None:
     """Those in checkpoints state a flat list of settings, and loss.epsilon whatever the loss."""
     before = config.to_dict(config.load(empty))
     before["model"] = {
-        "name": "stan_tiny", "flow": "zero", "blind": True, "settings": {"channels": [8, 8], "flow_settings": {}},
+        "name": "unet_tiny", "flow": "zero", "blind": True, "settings": {"channels": [8, 8], "flow_settings": {}},
     }  # fmt: skip
     before["loss"] = {"name": "l1", "epsilon": 0.001}
     del before["imports"]
@@ -207,6 +212,10 @@ def test_configurations_of_before_load(empty: Path) -> None:
     )
     assert result.loss.epsilon is None
     assert build_network(result).blind
+    whole = stan.models.build("unet_tiny").settings | {"window": 5}
+    before["model"] = {"name": "stan_tiny", "flow": "dis", "blind": False, "settings": whole}
+    result = config.from_dict(before, "an old checkpoint")
+    assert (result.model.name, result.model.settings["window"]) == ("unet_tiny", 5)
     before["loss"] = {"name": "rmse", "epsilon": 0.25}
     assert config.from_dict(before, "an old checkpoint").loss.given == {"epsilon": 0.25}
 

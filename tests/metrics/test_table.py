@@ -44,7 +44,7 @@ def test_better_and_best() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="'psnr' is there already"):
+    with pytest.raises(ValueError, match="'psnr' is registered twice"):
         add(METRICS["psnr"])
 
 
