@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stan.models.aggregation import StackAggregation, SumAggregation
+from stan.models.aggregation import StackAggregation, SumAggregation, Values
 from stan.models.blocks import ChannelAttention, ChannelNorm, FoldedConv3d, StochasticDepth
 from stan.models.window import (
     WindowAttention,
@@ -75,11 +75,12 @@ def test_aggregations() -> None:
         at = (0, i, j, y, x, n)
         v = value[0, frames[at], i * c : (i + 1) * c, there_y[at], there_x[at]]
         stack[j, i, :, n, y, x] = weights[at] * v
-    summed = SumAggregation(hd, c, 8)
+    values = Values(heads=hd, value_channels=c, channels=8, matches=k, kernel=3)
+    summed = SumAggregation(values)
     torch.testing.assert_close(
         summed(value, weights, offsets, frames), summed.conv(stack.sum(3).flatten(1, 2)), atol=1e-5, rtol=1e-4
     )
-    learned = StackAggregation(hd, c, 8, matches=k, kernel=3)
+    learned = StackAggregation(values)
     expected = nn.Conv3d.forward(learned.conv, stack.flatten(1, 2)).squeeze(2)
     torch.testing.assert_close(learned(value, weights, offsets, frames), expected, atol=1e-5, rtol=1e-4)
 
