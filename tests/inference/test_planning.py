@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_number_of_frames(shared_data: Path, tmp_p
     video, figures = shared_data / "videos" / "blocks_720p.mp4", tmp_path / "figures.json"
     small = json.dumps({"flow": "zero", "channels": [8, 16], "search_matches": 4, "matches": 4, "window": 3})
     command = [sys.executable, "scripts/bench_memory.py", str(video), "--frames", "40", "292"]
-    command += ["--memory", "512MiB", "--settings", small, "--json", str(figures)]
+    command += ["--memory", "512MiB", "--model", "unet_tiny", "--settings", small, "--json", str(figures)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     few, many = json.loads(figures.read_text())
     assert (few["frames"], many["frames"]) == (40, 292)

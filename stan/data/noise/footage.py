@@ -29,8 +29,7 @@ class Footage(Noise):
     Sigma is the level of white RGB noise with the same noise in luma, which is also what the level of a video is
     estimated as (`stan.inference.frame_sigma`). Noise is neither clipped nor rounded.
 
-    Which clips get it, and how strong their chroma noise is, is drawn anew at each call where `share` is not 0 or 1
-    or the two ratios differ.
+    Which clips get it, and how strong their chroma noise is, depends on the key of the random numbers alone.
 
     Args:
         share: part of the clips with noise in Y', Cb and Cr.
@@ -57,7 +56,7 @@ class Footage(Noise):
         height, width = clean.shape[-2:]
         clips = clean.shape[:-4]
         coarse = (*clean.shape[:-3], 2, -(-height // 2), -(-width // 2))
-        choice = random.stream("choice")
+        choice = random.fresh("choice")
         ratio = torch.full(clips, self.most_chroma, device=clean.device)
         if self.least_chroma < self.most_chroma:
             ratio = self.least_chroma + choice.uniform(clips).to(clean.device) * (

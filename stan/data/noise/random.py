@@ -69,6 +69,9 @@ class Random(Protocol):
     def stream(self, name: str) -> Random:
         """Give the independent source with `name` added to the key; the same object at every call."""
 
+    def fresh(self, name: str) -> Random:
+        """Give the same source at its beginning, at every call: for what a clip given in pieces must share."""
+
 
 class TorchRandom:
     """Draws on a device with a `torch.Generator` of its own.
@@ -103,8 +106,12 @@ class TorchRandom:
     def stream(self, name: str) -> TorchRandom:
         """Give the independent source with `name` added to the key; the same object at every call."""
         if name not in self._streams:
-            self._streams[name] = TorchRandom(self.device, *self.key, name)
+            self._streams[name] = self.fresh(name)
         return self._streams[name]
+
+    def fresh(self, name: str) -> TorchRandom:
+        """Give the same source at its beginning, at every call."""
+        return TorchRandom(self.device, *self.key, name)
 
 
 class NumpyRandom:
@@ -149,8 +156,12 @@ class NumpyRandom:
     def stream(self, name: str) -> NumpyRandom:
         """Give the independent source with `name` added to the key; the same object at every call."""
         if name not in self._streams:
-            self._streams[name] = NumpyRandom(*self.key, name)
+            self._streams[name] = self.fresh(name)
         return self._streams[name]
+
+    def fresh(self, name: str) -> NumpyRandom:
+        """Give the same source at its beginning, at every call."""
+        return NumpyRandom(*self.key, name)
 
 
 _PIECE = 1 << 20
