@@ -1,4 +1,4 @@
-"""The whole story on a small scale: data, training, fine-tuning, evaluation, a clean video; no download."""
+"""The whole story on a small scale: data, a clean video, training, fine-tuning, evaluation; no download."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 from torchvision.io import write_png
@@ -28,9 +29,13 @@ from stan.inference import Options, denoise
 from stan.inference.files import denoise_file
 from stan.models import VideoDenoiser
 from stan.models import load as load_model
+from stan.models.shipped import best_for
 from stan.training import Fit, finetune, train
 
 SUMMARY = "summary.json"
+
+NOISY = 30.0
+"""Noise level of the clip that the shipped weights clean, 8-bit units."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,9 @@ class Demo:
 
 
 def run_demo(output: Path, console: Console, steps: int | None = None) -> Demo:
-    """Make data, train, fine-tune, evaluate, draw a picture sheet, denoise a video; again, and it goes on.
+    """Make data, denoise a video by the shipped weights, then train, fine-tune, evaluate, and draw a picture sheet.
+
+    Again, and it goes on.
 
     Args:
         output: folder for all of it.
@@ -60,6 +67,11 @@ def run_demo(output: Path, console: Console, steps: int | None = None) -> Demo:
     data = output / "data"
     with clock.part("data", f"synthetic clips from scikit-image's photographs -> {data}"):
         write_synthetic(data)
+
+    clips = open_clips("davis", data, "val")
+    shipped = best_for("cuda" if torch.cuda.is_available() else "cpu")
+    with clock.part("denoise", f"a noisy clip, by the shipped {shipped.name} -> {output / 'denoised.mp4'}"):
+        video = _denoise_video(load_model(shipped.name), clips[0], NOISY, output)
 
     common = [f"data.root={data}"]
     config = load(
@@ -82,21 +94,20 @@ def run_demo(output: Path, console: Console, steps: int | None = None) -> Demo:
         result, _ = finetune(tuning)
         tuned = _finished(result)
 
-    with clock.part("evaluate", f"both, on clips held out of training -> {output / 'evaluation'}"):
+    with clock.part("evaluate", f"all three, on clips held out of training -> {output / 'evaluation'}"):
+        methods = f"checkpoint=[{trained.last},{tuned.last},{shipped.name}]"
         evaluation = load(
             builtin_configs() / "evaluate" / "demo.yaml",
-            [*common, f"output={output / 'evaluation'}", f"checkpoint=[{trained.last},{tuned.last}]"],
+            [*common, f"output={output / 'evaluation'}", methods],
         )
         results = evaluate(evaluation)
 
-    with clock.part("pictures", f"a sheet and a denoised video -> {output}"):
-        network = load_model(trained.last)
+    with clock.part("pictures", f"a sheet of what was trained here -> {output}"):
         sigma = float(config.noise.sigma)
-        clips = open_clips("davis", data, "val")
-        _draw(network, clips, sigma, output / "sheet.png")
-        video = _denoise_video(network, clips[0], sigma, output)
+        _draw(load_model(trained.last), clips, sigma, output / "sheet.png")
 
-    names = {method["name"]: label for method, label in zip(results.methods, ("trained", "fine-tuned"))}
+    labels = ("trained", "fine-tuned", f"shipped {shipped.name}")
+    names = {method["name"]: label for method, label in zip(results.methods, labels)}
     table = [
         (names[row["method"]], row["sigma"], row["psnr_noisy"], row["psnr"], row["ssim"])
         for row in results.means
@@ -159,14 +170,15 @@ def _draw(network: VideoDenoiser, clips: list[Clip], sigma: float, path: Path) -
 
 
 def _denoise_video(network: VideoDenoiser, clip: Clip, sigma: float, output: Path) -> Path:
-    """Write a clip's noisy frames as 8-bit pictures, as a user has them, and denoise them to a video."""
+    """Write a clip's noisy frames as 8-bit pictures, as a user has them, and denoise them to a video; the level of the
+    noise is found."""
     _, noisy = _noisy(clip, sigma)
     folder = output / "noisy"
     folder.mkdir(exist_ok=True)
     for t, frame in enumerate(noisy):
         write_png((frame.clamp(0, 1) * 255).round().byte(), str(folder / f"{t:05d}.png"))
     path = output / "denoised.mp4"
-    denoise_file(network, folder, path, Options(sigma=sigma), OutputSettings(overwrite=True))
+    denoise_file(network, folder, path, Options(sigma="auto"), OutputSettings(overwrite=True))
     return path
 
 
