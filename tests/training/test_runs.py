@@ -147,7 +147,7 @@ def test_finished_run_and_foreign_run(run_stan: Callable, davis_root: Path, stra
     assert "12 steps already" in done.stdout
     assert (straight / "last.ckpt").stat().st_mtime_ns == before
     done = run_stan(*words(davis_root, straight, "trainer.max_steps=20", "model.name=unet_small"), code=2)
-    assert "unet_tiny" in done.stderr
+    assert "stan_tiny" in done.stderr
     assert "resume=never" in done.stderr
 
 
