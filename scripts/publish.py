@@ -10,6 +10,7 @@ NAME.json and NAME.md beside the YAML file, NAME being its own name.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,22 @@ def main() -> None:
     about: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(args.about))  # type: ignore[assignment]
     results = json.loads(args.results.read_text())
     model = models.load(args.checkpoint)
+    assert model.trained is not None
+    model.trained = dataclasses.replace(model.trained, steps=about["steps"])  # of all stages
     _, record = models.read(args.checkpoint)
-    weights = models.save(model, args.about.with_suffix(".safetensors"), record["config"])
+    config = portable(record["config"])
+    weights = models.save(model, args.about.with_suffix(".safetensors"), config)
     facts = facts_of(model, about, results)
     write_text(args.about.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
     published = Shipped(args.about.stem, weights, facts)
     write_text(args.about.with_suffix(".md"), card(published, record, about, results))
     print(f"{weights}: {published.megabytes:.1f} MB, {facts['parameters']:,} parameters, {facts['psnr']}")
+
+
+def portable(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the training without the places of the machine that it ran on."""
+    data = {**config["data"], "root": "data/DAVIS", "cache": None}
+    return {**config, "data": data, "output": f"runs/{Path(config['output']).name}", "checkpoint": None}
 
 
 def facts_of(model: models.VideoDenoiser, about: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:

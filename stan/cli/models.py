@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+DEVICE = "2 processor cores"
+"""What the first row of a card's speed table was measured on."""
+
 HELP = "list the trained weights that come with the package: size, training, PSNR, speed"
 
 
@@ -36,16 +39,9 @@ def run(args: argparse.Namespace) -> int:
     levels = [
         level for level in ("10", "30", "50") if all(level in weights.facts["psnr"] for weights in found)
     ]
-    table = Table(box=None, pad_edge=False)
-    for heading in (
-        "name",
-        "parameters",
-        "file",
-        "noise",
-        *(f"PSNR at {level}" for level in levels),
-        "speed",
-    ):
-        table.add_column(heading, justify="left" if heading in ("name", "noise", "speed") else "right")
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for heading in ("name", "parameters", "file", "sigma", *(f"at {level}" for level in levels), "speed"):
+        table.add_column(heading, justify="left" if heading in ("name", "speed") else "right", no_wrap=True)
     for weights in found:
         facts = weights.facts
         low, high = facts["trained"]["sigma"]
@@ -54,18 +50,18 @@ def run(args: argparse.Namespace) -> int:
             weights.name,
             f"{facts['parameters']:,}",
             f"{weights.megabytes:.1f} MB",
-            f"sigma {low:g} to {high:g}",
+            f"{low:g} to {high:g}",
             *(f"{facts['psnr'][level]:.2f} dB" for level in levels),
-            f"{speed['frames_per_second']:.2g} frames/s, {speed['size']}, {speed['device']}" if speed else "",
+            f"{speed['frames_per_second']:.2g}/s {speed['size']}" if speed else "",
         )
     console.print(table)
     for weights in found:
         console.print(
             f"\n{weights.name}: {weights.facts['summary']}\n  {weights.path}", highlight=False, soft_wrap=True
         )
-    protocols = sorted({weights.facts["protocol"] for weights in found})
+    protocols = "; ".join(sorted({weights.facts["protocol"] for weights in found}))
     console.print(
-        f"\nPSNR: {'; '.join(protocols)}. Use one by its name: stan denoise IN OUT --checkpoint {found[0].name}",
-        highlight=False,
+        f"\nPSNR by noise level: {protocols}. Frames a second on {DEVICE}.", highlight=False, soft_wrap=True
     )
+    console.print(f"Use one by its name: stan denoise IN OUT --checkpoint {found[0].name}", highlight=False)
     return 0

@@ -20,7 +20,7 @@ from stan.models import shipped
 
 NAMES = [weights.name for weights in shipped.shipped()]
 
-PSNR = {"stan_tiny": {10: 0.0, 30: 0.0, 50: 0.0}}
+PSNR = {"stan_tiny": {10: 38.012, 30: 32.819, 50: 30.195}}
 """What each denoised the clip of `panned` to when it was published, in dB."""
 
 
