@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         level for level in ("10", "30", "50") if all(level in weights.facts["psnr"] for weights in found)
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for heading in ("name", "parameters", "file", "sigma", *(f"at {level}" for level in levels), "speed"):
+    for heading in ("name", "parameters", "file", "sigma", *(f"dB at {level}" for level in levels), "speed"):
         table.add_column(heading, justify="left" if heading in ("name", "speed") else "right", no_wrap=True)
     for weights in found:
         facts = weights.facts
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
             weights.name,
             f"{facts['parameters']:,}",
             f"{weights.megabytes:.1f} MB",
-            f"{low:g} to {high:g}",
-            *(f"{facts['psnr'][level]:.2f} dB" for level in levels),
+            f"{low:g}..{high:g}",
+            *(f"{facts['psnr'][level]:.2f}" for level in levels),
             f"{speed['frames_per_second']:.2g}/s {speed['size']}" if speed else "",
         )
     console.print(table)
