@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-DEVICE = "2 processor cores"
-"""What the first row of a card's speed table was measured on."""
-
 HELP = "list the trained weights that come with the package: size, training, PSNR, speed"
 
 
@@ -40,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
         level for level in ("10", "30", "50") if all(level in weights.facts["psnr"] for weights in found)
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for heading in ("name", "parameters", "file", "sigma", *(f"dB at {level}" for level in levels), "speed"):
-        table.add_column(heading, justify="left" if heading in ("name", "speed") else "right", no_wrap=True)
+    for heading in ("name", "parameters", "file", "sigma", *(f"dB@{level}" for level in levels), "speed"):
+        table.add_column(heading, justify="left" if heading in ("name", "speed") else "right")
     for weights in found:
         facts = weights.facts
         low, high = facts["trained"]["sigma"]
@@ -49,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(
             weights.name,
             f"{facts['parameters']:,}",
-            f"{weights.megabytes:.1f} MB",
+            f"{weights.megabytes:.1f}MB",
             f"{low:g}..{high:g}",
             *(f"{facts['psnr'][level]:.2f}" for level in levels),
-            f"{speed['frames_per_second']:.2g}/s {speed['size']}" if speed else "",
+            f"{speed['frames_per_second']:.2g} at {speed['size']}" if speed else "",
         )
     console.print(table)
     for weights in found:
@@ -60,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
             f"\n{weights.name}: {weights.facts['summary']}\n  {weights.path}", highlight=False, soft_wrap=True
         )
     protocols = "; ".join(sorted({weights.facts["protocol"] for weights in found}))
-    console.print(
-        f"\nPSNR by noise level: {protocols}. Frames a second on {DEVICE}.", highlight=False, soft_wrap=True
-    )
+    devices = "; ".join(sorted({row["device"] for weights in found for row in weights.facts["speed"][:1]}))
+    told = f"\nPSNR by noise level: {protocols}. Speed: frames a second on {devices}."
+    console.print(told, highlight=False, soft_wrap=True)
     console.print(f"Use one by its name: stan denoise IN OUT --checkpoint {found[0].name}", highlight=False)
     return 0

@@ -8,6 +8,7 @@ wait at the other, so that nothing blocks for ever.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -67,7 +68,7 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
 
-class _Stage(Generic[T]):
+class _Stage(ABC, Generic[T]):
     """A thread at one end of a channel. Leaving its context ends it.
 
     Args:
@@ -84,8 +85,9 @@ class _Stage(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    @abstractmethod
     def _work(self) -> None:
-        raise NotImplementedError
+        """What the thread does until it is through, or its channel closes."""
 
     def _run(self) -> None:
         try:
