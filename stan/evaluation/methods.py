@@ -187,6 +187,7 @@ class Network(Method):
         tiles: how to cut the video; None chooses by `memory`.
         memory: memory for a tile, such as "4GiB"; None: from what is free.
         scenes: look for scene cuts, which no chunk of frames crosses.
+        find_level: the network is not told the noise level: it is estimated, as `stan denoise` does.
     """
 
     path: Path
@@ -196,6 +197,7 @@ class Network(Method):
     tiles: TilePlan | None = None
     memory: str | int | None = None
     scenes: bool = False
+    find_level: bool = False
     kind = "network"
 
     @property
@@ -229,6 +231,7 @@ class Network(Method):
             "device": self.device.type,
             "operator": in_use(self.device),
             "scenes": self.scenes,
+            **({"find_level": True} if self.find_level else {}),
         }
 
     def prepare(self, size: tuple[int, int], frames: int) -> dict[str, Any]:
@@ -255,7 +258,7 @@ class Network(Method):
         from stan.inference import Options, TilePlan, denoise
 
         options = Options(
-            sigma=None if self.model.blind else sigma,
+            sigma=None if self.model.blind else "auto" if self.find_level else sigma,
             tiles=TilePlan(**plan),
             scenes=self.scenes,
             dtype=PRECISIONS[self.precision],

@@ -174,6 +174,7 @@ class Plan:
             "tiles": options.tiles or "from memory",
             "memory": options.memory,
             "scenes": options.scenes,
+            "find_level": options.find_level,
             "device": provenance.device_name(self.device),
             "code": provenance.code(),
             "versions": provenance.versions(),
@@ -207,6 +208,7 @@ def make_plan(config: Config) -> Plan:
         tiles=_tiles(options.tiles, options.memory),
         memory=_memory(options.memory, device, ranks),
         scenes=options.scenes,
+        find_level=options.find_level,
     )
     split = options.split
     if split is None and config.data.kind == "davis":

@@ -166,6 +166,6 @@ def _heading(metrics: Sequence[Metric]) -> str:
 def _account(method: Figures) -> str:
     if method["kind"] != "network":
         return "not learned"
-    blind = "blind" if method["blind"] else "knows sigma"
+    blind = "blind" if method["blind"] else "finds sigma" if method.get("find_level") else "knows sigma"
     size = f"{method['parameters'] / 1e6:.3g} M parameters"
     return " · ".join([method["model"], size, blind, method["sha256"][:10]])

@@ -93,6 +93,26 @@ def test_figures_are_those_of_the_protocol(
         assert row["frames"] == 6 + 7 + 9 + 6
 
 
+def test_found_levels(davis_root: Path, checkpoints: dict[str, Path], make_config: Make) -> None:
+    """`evaluation.find_level` gives what `stan.denoise` makes of the same noise without being told its level."""
+    results = evaluate(
+        make_config(
+            f"checkpoint={checkpoints['known']}", "evaluation.sigmas=[20]", "evaluation.find_level=true"
+        ),
+        console=quiet(),
+    )
+    model = load(checkpoints["known"])
+    for clip in open_clips("davis", davis_root, "trainval"):
+        frames = clip.read(0, min(len(clip), 10))
+        noisy = add_noise(frames, noises.build("gaussian"), 20, sequence=clip.name)
+        output = stan.denoise(model, noisy, "auto", scenes=False).clamp(0, 1).numpy()
+        clean = frames.numpy().astype(np.float32) / np.float32(255)
+        psnr = np.mean([peak_signal_noise_ratio(x, y, data_range=1) for x, y in zip(clean, output)])
+        (row,) = [r for r in results.sequences if r["sequence"] == clip.name]
+        assert row["psnr"] == pytest.approx(psnr, abs=1e-4)
+    assert results.methods[0]["find_level"] is True
+
+
 def test_files_hold_the_figures_and_all_that_moves_them(
     make_config: Make, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
