@@ -31,6 +31,10 @@ without this test the search makes good flow worse (docs/results.md)."""
 SUPPORT = 5
 """Side of the square, in blocks, over which misfits are averaged."""
 
+FAR = 4
+"""Blocks along each side of the cells, 3x3 of which the surplus of the noisy difference is averaged over as well: a
+small square says where a match fails, a large one says it with more certainty."""
+
 
 class Merged(NamedTuple):
     """What the aligned frames give, at full resolution and by block (h = H/2, w = W/2).
@@ -68,8 +72,8 @@ class Merge(nn.Module):
        sampling, r = ((1-fx)^2 + fx^2) ((1-fy)^2 + fy^2) at fraction (fx, fy). A match that is not the same thing
        adds its misfit m, the mean squared difference of the cleaned frames over v, measured twice: over the
        patches of the search, and over a wider square at half resolution. An average is best with weights in
-       proportion to 1 / variance: 1 / (r + a1 m1 + a2 m2), with a learned, and corrected by a small learned term
-       that also sees how far the *noisy* frames differ by more than their noise.
+       proportion to 1 / variance: 1 / (r + a1 m1 + a2 m2), with a learned, and corrected by a small learned term,
+       see `Correction`.
     3. The noise of the weighted mean is then known: its variance is v * sum(w^2 r).
 
     A clip of fewer than W_t frames is merged with the frames it has; a single frame is returned as it is.
@@ -93,7 +97,7 @@ class Merge(nn.Module):
         patch: int,
         key_stride: float = 1.0,
         causal: bool = False,
-        hidden: int = 8,
+        hidden: int = 16,
     ) -> None:
         super().__init__()
         self.slots = temporal_window + 1 if causal else 2 * temporal_window + 1
@@ -113,13 +117,7 @@ class Merge(nn.Module):
         )
         self.follow = ops.SearchFlow(temporal_window=temporal_window, causal=causal)
         self.trust = nn.Parameter(torch.zeros(2))
-        self.correction: nn.Sequential | None = None
-        if hidden:
-            last = nn.Conv2d(hidden, 1, 1)
-            nn.init.zeros_(last.weight)
-            assert last.bias is not None
-            nn.init.zeros_(last.bias)
-            self.correction = nn.Sequential(nn.Conv2d(5, hidden, 3, padding=1), nn.ReLU(inplace=True), last)
+        self.correction = Correction(hidden) if hidden else None
 
     def forward(
         self, noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor, flow: FlowPair
@@ -133,7 +131,11 @@ class Merge(nn.Module):
             level: `(B, T, 1, h, w)`, standard deviation of the noise in units of the video.
             flow: displacements between neighbouring frames, at full resolution.
         """
-        with torch.autocast(noisy.device.type, enabled=False):
+        kind = noisy.device.type
+        cast = (
+            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        )  # for the correction only
+        with torch.autocast(kind, enabled=False):
             noisy, cleaned = noisy.float(), cleaned.detach().float()
             t = noisy.shape[1]
             if t == 1:
@@ -142,13 +144,21 @@ class Merge(nn.Module):
             if len(order) > t:
                 noisy, cleaned, features, level = (x[:, order] for x in (noisy, cleaned, features, level))
                 flow = FlowPair(*(f[:, order] for f in flow))
-            merged = self._merge(noisy, cleaned, features.float(), level, flow, t)
+            merged = self._merge(noisy, cleaned, features.float(), level, flow, t, cast)
             return Merged(*(x[:, :t] for x in merged)) if len(order) > t else merged
 
     def _merge(
-        self, noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor, flow: FlowPair, real: int
+        self,
+        noisy: Tensor,
+        cleaned: Tensor,
+        features: Tensor,
+        level: Tensor,
+        flow: FlowPair,
+        real: int,
+        cast: torch.dtype | None,
     ) -> Merged:
-        """`forward` of a clip of at least `slots` frames, of which the first `real` may be matches."""
+        """`forward` of a clip of at least `slots` frames, of which the first `real` may be matches; the learned
+        correction runs under autocast to `cast`."""
         with torch.no_grad():
             variance = level.square() + LEAST_VARIANCE  # (B, T, 1, h, w)
             offsets, frames, found = self._matches(
@@ -161,14 +171,25 @@ class Merge(nn.Module):
                 ((1 - fraction).square() + fraction.square()).prod(-1).movedim(-1, 2)
             )  # r: (B, T, K-1, h, w)
             near = (found / variance).clamp(max=1e4)
-            wide, strange = self._differences(noisy, cleaned, offsets, frames, variance)
+            wide, strange, far = self._differences(noisy, cleaned, offsets, frames, variance)
 
         trust = 2 * F.softplus(self.trust)
         logits = -torch.log(kept + trust[0] * near + trust[1] * wide)  # (B, T, K-1, h, w)
         if self.correction is not None:
-            seen = [(10 * near).log1p(), (10 * wide).log1p(), strange, kept, (10 * level).expand_as(kept)]
-            x = torch.stack(seen, 3).flatten(0, 2)  # (B*T*(K-1), 5, h, w)
-            logits = logits + 3 * self.correction(x).reshape(logits.shape)
+            this = torch.arange(noisy.shape[1], device=frames.device).view(1, -1, 1, 1, 1)
+            seen = [
+                (10 * near).log1p(),
+                (10 * wide).log1p(),
+                strange,
+                far,
+                kept,
+                (10 * level).expand_as(kept),
+                ((frames.movedim(-1, 2) - this).abs().float() - 1).clamp(0, 4),
+                (offsets.norm(dim=-1) / 8).log1p().movedim(-1, 2),
+                detail(cleaned).expand_as(kept),
+            ]
+            with torch.autocast(noisy.device.type, dtype=cast, enabled=cast is not None):
+                logits = logits + self.correction(torch.stack(seen, 3))
         logits = logits.masked_fill(missing, -torch.inf)
         weights = torch.cat([torch.zeros_like(level), logits], 2).softmax(2)  # (B, T, K, h, w)
         own, others = weights[:, :, :1], weights[:, :, 1:]
@@ -217,9 +238,10 @@ class Merge(nn.Module):
     @staticmethod
     def _differences(
         noisy: Tensor, cleaned: Tensor, offsets: Tensor, frames: Tensor, variance: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """How far the aligned frames differ, at half resolution: the misfit of the cleaned ones, and by how much the
-        noisy ones differ more than their noise explains, both in units of the noise variance, `(B, T, K-1, h, w)`."""
+        noisy ones differ more than their noise explains, over a small square and over a large one, all in units of
+        the noise variance, `(B, T, K-1, h, w)`."""
         small = F.avg_pool2d(torch.cat([noisy, cleaned], 2).flatten(0, 1), GRID)
         small = small.unflatten(0, noisy.shape[:2])  # (B, T, 6, h, w)
         ones = torch.ones_like(frames, dtype=torch.float32)
@@ -232,7 +254,42 @@ class Merge(nn.Module):
         strange = squares[:, :, :, :3].mean(3) * pixels / variance - (1 + kept)
         wide = squares[:, :, :, 3:].mean(3) / variance
         wide, strange = (average(x, SUPPORT) for x in (wide.clamp(max=1e4), strange.clamp(max=10)))
-        return wide, strange.clamp(-1, 4)
+        strange = strange.clamp(-1, 4)
+        return wide, strange, coarse(strange)
+
+
+class Correction(nn.Module):
+    """Corrects the logarithms of the weights of matches by what else is known of them.
+
+    Its inputs, by block and match: the misfit over the patches of the search and over a square; by how much the
+    *noisy* frames differ more than their noise explains, over a small square and a large one (only that notices
+    where cleaning has removed the texture that a wrong match would smear); the share of noise that sampling leaves;
+    the noise level; the distance in time; the length of the motion; and how much detail the frame has there.
+
+    Args:
+        hidden: channels of its two hidden layers.
+    """
+
+    INPUTS = 9
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        last = nn.Conv2d(hidden, 1, 1)
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)  # it starts by correcting nothing
+        self.layers = nn.Sequential(
+            nn.Conv2d(self.INPUTS, hidden, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.ReLU(inplace=True),
+            last,
+        )
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """`(B, T, K, 9, h, w)` to `(B, T, K, h, w)`."""
+        x = seen.flatten(0, 2).contiguous(memory_format=torch.channels_last)  # (B*T*K, 9, h, w)
+        return 3 * self.layers(x).float().reshape(*seen.shape[:3], *seen.shape[4:])
 
 
 def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Merged:
@@ -258,6 +315,20 @@ def full(x: Tensor) -> Tensor:
 def full_offsets(offsets: Tensor) -> Tensor:
     """`(B, T, h, w, K, 2)` by block to `(B, T, H, W, K, 2)`."""
     return offsets.repeat_interleave(GRID, 2).repeat_interleave(GRID, 3)
+
+
+def coarse(x: Tensor) -> Tensor:
+    """`(B, T, K, h, w)`, each value replaced by the mean over the 3x3 cells of `FAR` x `FAR` blocks around it."""
+    cells = F.avg_pool2d(x.flatten(0, 1), FAR, ceil_mode=True, count_include_pad=False)
+    cells = F.avg_pool2d(cells, 3, 1, 1, count_include_pad=False)
+    return repeated(cells, FAR)[..., : x.shape[3], : x.shape[4]].unflatten(0, x.shape[:2])
+
+
+def detail(cleaned: Tensor) -> Tensor:
+    """How much a frame `(B, T, 3, H, W)` departs from its mean over 5x5 pixels, by block: `(B, T, 1, h, w)`."""
+    grey = cleaned.mean(2)
+    departs = (grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)).abs()
+    return 20 * F.avg_pool2d(departs, GRID).unsqueeze(2)
 
 
 def average(x: Tensor, side: int) -> Tensor:

@@ -63,11 +63,11 @@ class TwoPassSettings:
     depths: tuple[Natural, ...] = (2, 1, 2)
     features: Natural = 16
     passes: Positive = 2
-    temporal_window: Positive = 2
+    temporal_window: Positive = 3
     window: Positive = 5
     key_stride: Annotated[float, above(0)] = 1.0
     patch: Annotated[int, ODD] = 7
-    correction: Natural = 8
+    correction: Natural = 16
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the settings of the offset source, and check all values.
