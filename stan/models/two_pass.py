@@ -196,7 +196,6 @@ def attention_map(merged: Merged) -> AttentionMap:
 SMALL: dict[str, Any] = {
     "channels": (64, 128, 192),
     "depths": (2, 2, 3),
-    "temporal_window": 3,
 }
 
 
