@@ -167,7 +167,7 @@ def test_autocast_scores_in_float32_and_brings_types_together() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores, offsets, _ = OPS.search(half, t["key"], t["flow"].bfloat16(), **SETTINGS)
         gathered = OPS.gather(
-            half, t["weights"].bfloat16(), t["offsets"].bfloat16(), t["frames"], 1, 1, 1, False
+            half, t["weights"].bfloat16(), t["offsets"].bfloat16(), t["frames"], 1, 1, 1, 1, False
         )
     assert scores.dtype == offsets.dtype == torch.float32
     assert gathered.dtype == torch.bfloat16
