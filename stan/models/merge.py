@@ -195,12 +195,12 @@ class Merge(nn.Module):
         own, others = weights[:, :, :1], weights[:, :, 1:]
 
         both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
-        mean = full(own) * both + ops.gather(
-            both,
-            full(others).movedim(2, -1)[:, None],  # (B, 1, T, H, W, K-1)
-            full_offsets(offsets)[:, None],
-            full(frames.movedim(-1, 2)).movedim(2, -1)[:, None],
-        )
+        this = torch.arange(noisy.shape[1], dtype=frames.dtype, device=frames.device)
+        this = this.view(1, -1, 1, 1, 1).expand_as(frames[..., :1])
+        all_frames = torch.cat([this, frames], -1)  # (B, T, h, w, K), the frame itself first
+        all_offsets = torch.cat([torch.zeros_like(offsets[..., :1, :]), offsets], -2)
+        by_block = weights.movedim(2, -1)[:, None], all_offsets[:, None], all_frames[:, None]
+        mean = ops.gather(both, *by_block, block=GRID)
         if features.shape[2]:
             there = others.movedim(2, -1)[:, None], (offsets / GRID)[:, None], frames[:, None]
             features = own * features + ops.gather(features, *there)  # (B, T, F, h, w)
@@ -208,10 +208,10 @@ class Merge(nn.Module):
         best = known.masked_fill(missing, MOST_MISFIT).amin(2, keepdim=True)
         evidence = torch.cat([best.log1p(), (others * known).sum(2, keepdim=True).log1p(), own], 2)
         remaining = level * (own.square() + (others.square() * kept).sum(2, keepdim=True)).sqrt()
-        this = torch.arange(noisy.shape[1], dtype=frames.dtype, device=frames.device)
-        frames = torch.cat([this.view(1, -1, 1, 1, 1).expand_as(frames[..., :1]), frames], -1)
-        offsets = torch.cat([torch.zeros_like(offsets[..., :1, :]), offsets], -2)
-        return Merged(mean[:, :, :3], mean[:, :, 3:], features, remaining, evidence, weights, offsets, frames)
+        mean_noisy, mean_cleaned = mean[:, :, :3], mean[:, :, 3:]
+        return Merged(
+            mean_noisy, mean_cleaned, features, remaining, evidence, weights, all_offsets, all_frames
+        )
 
     def _matches(self, cleaned: Tensor, flow: FlowPair, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One match in each other searched frame: offsets `(B, T, h, w, K-1, 2)`, frames `(B, T, h, w, K-1)`, and
@@ -305,16 +305,6 @@ def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Me
 def repeated(x: Tensor, times: int) -> Tensor:
     """`(..., h, w)` with each value `times` times along both axes."""
     return x.repeat_interleave(times, -1).repeat_interleave(times, -2)
-
-
-def full(x: Tensor) -> Tensor:
-    """`(..., h, w)` by block to full resolution."""
-    return repeated(x, GRID)
-
-
-def full_offsets(offsets: Tensor) -> Tensor:
-    """`(B, T, h, w, K, 2)` by block to `(B, T, H, W, K, 2)`."""
-    return offsets.repeat_interleave(GRID, 2).repeat_interleave(GRID, 3)
 
 
 def coarse(x: Tensor) -> Tensor:

@@ -188,9 +188,14 @@ def gather(
     patch: int = 1,
     dilation: int = 1,
     stride: int = 1,
+    block: int = 1,
     backend: str | None = None,
 ) -> Tensor:
     """Sum the values at the matches of every query, weighted.
+
+    With block > 1 the queries of a block of block x block have their matches in common: weights, offsets and
+    frames are then (B, HD, T, ceil(Hq/block), ceil(Wq/block), K[, 2]), and the result is what repeating them
+    along both axes, cut to Hq x Wq, would give. The query grid is then that of the value's own H x W.
 
     With patch > 1 each query brings a whole patch of values around its matches; patches of neighbouring
     queries overlap on the query grid, and each output is the mean over the patch pixels that fall on it.
@@ -205,6 +210,7 @@ def gather(
         patch: side of the gathered patches, odd. Pixels outside the image are reflected.
         dilation: distance between patch pixels.
         stride: the stride of the search that gave the matches.
+        block: side, in queries, of the blocks that weights, offsets and frames are given for.
         backend: "reference", "native", or None for the best one here.
 
     Returns:
@@ -213,8 +219,8 @@ def gather(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    spec = inputs.gather_spec(weights, heads, patch, dilation, stride)
-    weights, offsets, frames = inputs.match_inputs("value", value, weights, offsets, frames, spec.heads)
+    spec = inputs.gather_spec(weights, heads, patch, dilation, stride, block)
+    weights, offsets, frames = inputs.match_inputs("value", value, weights, offsets, frames, spec)
     chosen = backends.resolve(backend, value, weights)
     return chosen.gather(value, weights, offsets, frames, spec)
 
@@ -227,12 +233,13 @@ def gather_stack(
     *,
     heads: int | None = None,
     stride: int = 1,
+    block: int = 1,
     backend: str | None = None,
 ) -> Tensor:
     """Lay the K weighted, displaced value videos side by side, for a learned aggregation.
 
     Args:
-        value, weights, offsets, frames, heads, stride, backend: as in `gather`.
+        value, weights, offsets, frames, heads, stride, block, backend: as in `gather`.
 
     Returns:
         (B, HD, K, T, C, Hq, Wq), the type of `value`. Its sum over K is `gather` with patch=1.
@@ -240,8 +247,8 @@ def gather_stack(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    spec = inputs.gather_spec(weights, heads, 1, 1, stride)
-    weights, offsets, frames = inputs.match_inputs("value", value, weights, offsets, frames, spec.heads)
+    spec = inputs.gather_spec(weights, heads, 1, 1, stride, block)
+    weights, offsets, frames = inputs.match_inputs("value", value, weights, offsets, frames, spec)
     chosen = backends.resolve(backend, value, weights)
     return chosen.gather_stack(value, weights, offsets, frames, spec)
 
@@ -277,7 +284,7 @@ def scatter(
     """
     spec = inputs.gather_spec(weights, heads, patch, dilation, stride)
     size = inputs.size_of(size)
-    weights, offsets, frames = inputs.match_inputs("source", source, weights, offsets, frames, spec.heads)
+    weights, offsets, frames = inputs.match_inputs("source", source, weights, offsets, frames, spec)
     grid = tuple(weights.shape[3:5])
     checks.shaped("source", source, (None, None, None, *grid), "(B, T, HD*C, Hq, Wq) for these weights")
     chosen = backends.resolve(backend, source, weights)
@@ -337,5 +344,5 @@ def attend(
     chosen = backends.resolve(backend, query, key, value)
     scores, offsets, frames = chosen.search(query, key, flow, spec)
     attended = weights(scores, scale)
-    matches = inputs.match_inputs("value", value, attended, offsets, frames, spec.heads)
-    return chosen.gather(value, *matches, GatherSpec(heads=spec.heads, stride=spec.stride))
+    how = GatherSpec(heads=spec.heads, stride=spec.stride)
+    return chosen.gather(value, *inputs.match_inputs("value", value, attended, offsets, frames, how), how)

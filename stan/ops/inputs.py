@@ -77,14 +77,16 @@ def flow_inputs(forward: Tensor, backward: Tensor, slots: int) -> tuple[Tensor, 
     return forward.to(dtype), backward.to(dtype)
 
 
-def gather_spec(weights: Tensor, heads: int | None, patch: int, dilation: int, stride: int) -> GatherSpec:
+def gather_spec(
+    weights: Tensor, heads: int | None, patch: int, dilation: int, stride: int, block: int = 1
+) -> GatherSpec:
     """Check the weights of a gather or scatter; return the settings, with the heads of the weights."""
     checks.floating("weights", weights, 6, MATCH_AXES)
     if min(weights.shape[1:]) < 1:
         shape = tuple(weights.shape)
         raise ValueError(f"weights: expected HD, T, Hq, Wq and K of at least 1, got shape {shape}")
     same_heads("weights", weights, heads)
-    return GatherSpec(heads=weights.shape[1], patch=patch, dilation=dilation, stride=stride)
+    return GatherSpec(heads=weights.shape[1], patch=patch, dilation=dilation, stride=stride, block=block)
 
 
 def same_heads(name: str, tensor: Tensor, heads: int | None) -> None:
@@ -94,14 +96,17 @@ def same_heads(name: str, tensor: Tensor, heads: int | None) -> None:
 
 
 def match_inputs(
-    name: str, video: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, heads: int
+    name: str, video: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Check matches against a video; return weights and offsets in the type of the sums, frames as int32."""
-    checks.video(name, video, heads)
+    checks.video(name, video, spec.heads)
     frames = match_frames(offsets, frames)
     checks.shaped("offsets", offsets, (*weights.shape, 2), f"{OFFSET_AXES} as weights")
-    expected = (video.shape[0], heads, video.shape[1], None, None, None)
-    checks.shaped("weights", weights, expected, f"{MATCH_AXES} for this {name}")
+    whole = spec.block == 1  # else the size of the result must come from somewhere: from the value
+    grid = (None, None) if whole else spec.blocks_of((video.shape[3], video.shape[4]))
+    expected = (video.shape[0], spec.heads, video.shape[1], *grid, None)
+    blocks = "" if whole else f" and blocks of {spec.block}"
+    checks.shaped("weights", weights, expected, f"{MATCH_AXES} for this {name}{blocks}")
     checks.same_device(name, video, weights=weights, offsets=offsets, frames=frames)
     dtype = score_dtype(video)
     return weights.to(dtype), offsets.to(dtype), frames

@@ -149,15 +149,17 @@ class Gather(nn.Module):
         patch: int = 1,
         dilation: int = 1,
         stride: int = 1,
+        block: int = 1,
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        GatherSpec(1 if heads is None else heads, patch, dilation, stride)  # only to check
+        GatherSpec(1 if heads is None else heads, patch, dilation, stride, block)  # only to check
         self.settings: dict[str, Any] = {
             "heads": heads,
             "patch": patch,
             "dilation": dilation,
             "stride": stride,
+            "block": block,
         }
         self.backend = backend
 
@@ -173,9 +175,11 @@ class Gather(nn.Module):
 class GatherStack(Gather):
     """`gather_stack` as a module."""
 
-    def __init__(self, *, heads: int | None = None, stride: int = 1, backend: str | None = None) -> None:
-        super().__init__(heads=heads, stride=stride, backend=backend)
-        self.settings = {"heads": heads, "stride": stride}
+    def __init__(
+        self, *, heads: int | None = None, stride: int = 1, block: int = 1, backend: str | None = None
+    ) -> None:
+        super().__init__(heads=heads, stride=stride, block=block, backend=backend)
+        self.settings = {"heads": heads, "stride": stride, "block": block}
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """(B, T, HD*C, H, W) values and weighted matches to (B, HD, K, T, C, Hq, Wq)."""
@@ -183,7 +187,19 @@ class GatherStack(Gather):
 
 
 class Scatter(Gather):
-    """`scatter` as a module, with the settings of `Gather`."""
+    """`scatter` as a module, with the settings of `Gather` less `block`."""
+
+    def __init__(
+        self,
+        *,
+        heads: int | None = None,
+        patch: int = 1,
+        dilation: int = 1,
+        stride: int = 1,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(heads=heads, patch=patch, dilation=dilation, stride=stride, backend=backend)
+        del self.settings["block"]
 
     def forward(  # type: ignore[override]  # it takes a size besides
         self, source: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, size: tuple[int, int]

@@ -26,13 +26,13 @@ def search_flow(forward: Tensor, backward: Tensor, temporal_window: int, stride:
 
 def gather(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec) -> Tensor:
     """See `stan.ops.gather`."""
-    settings = (spec.patch, spec.dilation, spec.stride, False)
+    settings = (spec.patch, spec.dilation, spec.stride, spec.block, False)
     return torch.ops.stan.gather(value, weights, offsets, frames, *settings)
 
 
 def gather_stack(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec) -> Tensor:
     """See `stan.ops.gather_stack`."""
-    return torch.ops.stan.gather(value, weights, offsets, frames, 1, 1, spec.stride, True)
+    return torch.ops.stan.gather(value, weights, offsets, frames, 1, 1, spec.stride, spec.block, True)
 
 
 def scatter(

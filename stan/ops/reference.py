@@ -93,6 +93,7 @@ def search_flow(forward: Tensor, backward: Tensor, temporal_window: int, stride:
 @_untraced
 def gather(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec) -> Tensor:
     """See `stan.ops.gather`."""
+    weights, offsets, frames = _unblocked(value, weights, offsets, frames, spec)
     grid = Grid.of_matches(frames, spec.stride)
     images = Images.of(value, spec.heads)
     total = value.new_zeros((), dtype=score_dtype(value))
@@ -113,6 +114,7 @@ def gather(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec
 @_untraced
 def gather_stack(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec) -> Tensor:
     """See `stan.ops.gather_stack`."""
+    weights, offsets, frames = _unblocked(value, weights, offsets, frames, spec)
     grid = Grid.of_matches(frames, spec.stride)
     images = Images.of(value, spec.heads)
 
@@ -162,6 +164,22 @@ def _look_up(flow: Tensor, moved: Tensor, stride: int) -> Tensor:
 
     by_query = moved.permute(0, 1, 3, 4, 2).reshape(-1, 2)
     return as_video(torch.cat(recomputed(values, chunks_of(16, by_query))), grid)
+
+
+def _unblocked(
+    value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Matches of blocks (B, HD, T, h, w, K[, 2]) as those of the queries in them, (B, HD, T, Hq, Wq, K[, 2])."""
+    if spec.block == 1:
+        return weights, offsets, frames
+    rows, columns = (
+        torch.arange((length - 1) // spec.stride + 1, device=value.device) // spec.block
+        for length in value.shape[3:]
+    )
+    weights, offsets, frames = (
+        tensor.index_select(3, rows).index_select(4, columns) for tensor in (weights, offsets, frames)
+    )
+    return weights, offsets, frames
 
 
 def _match_taps(

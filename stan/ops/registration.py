@@ -147,9 +147,11 @@ def _search_flow_gradient(ctx: Any, grad: Tensor) -> Grads:
 @torch.library.register_fake("stan::gather")
 def _(
     value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, patch: int, dilation: int, stride: int,
-    stack: bool,
+    block: int, stack: bool,
 ) -> Tensor:  # fmt: skip
     batch, heads, times, height, width, matches = weights.shape
+    if block > 1:
+        height, width = (_side(length, stride) for length in value.shape[3:])
     if stack:
         return value.new_empty((batch, heads, matches, times, value.shape[2] // heads, height, width))
     return value.new_empty((*value.shape[:3], height, width))
@@ -158,7 +160,7 @@ def _(
 @torch.library.register_fake("stan::gather_backward")
 def _(
     grad: Tensor, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, patch: int, dilation: int,
-    stride: int, stack: bool, *needed: bool,
+    stride: int, block: int, stack: bool, *needed: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     return tuple(_or_nothing(need, like) for need, like in zip(needed, (value, weights, offsets)))
 
@@ -171,10 +173,11 @@ def _gather_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gather_gradient(ctx: Any, grad: Tensor) -> Grads:
     needed = ctx.needs_input_grad[:3]
     grads = ops.gather_backward(grad, *ctx.saved_tensors, *ctx.settings, *needed, _deterministic())
-    return *_asked(grads, needed), *[None] * 5
+    return *_asked(grads, needed), *[None] * 6
 
 
 # Scatter is the gradient of gather with respect to the value, so it needs no kernel of its own.
+_NO_BLOCK_NO_STACK = (1, False)  # the settings of gather that scatter has not
 _library.define(
     "scatter(Tensor source, Tensor weights, Tensor offsets, Tensor frames, SymInt height, SymInt width, int patch, "
     "int dilation, int stride) -> Tensor"
@@ -185,7 +188,7 @@ def _scatter(
     source: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, height: int, width: int, *settings: int
 ) -> Tensor:
     shape_only = source.new_empty(()).expand(*source.shape[:3], height, width)
-    how = (*settings, False, True, False, False, _deterministic())
+    how = (*settings, *_NO_BLOCK_NO_STACK, True, False, False, _deterministic())
     return ops.gather_backward(source, shape_only, weights, offsets, frames, *how)[0]
 
 
@@ -201,7 +204,7 @@ def _(
 
 def _scatter_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
-    ctx.settings = (*inputs[6:], False)
+    ctx.settings = (*inputs[6:], *_NO_BLOCK_NO_STACK)
 
 
 def _scatter_gradient(ctx: Any, grad: Tensor) -> Grads:

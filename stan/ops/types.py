@@ -177,18 +177,25 @@ class RefineSpec(WindowSpec):
 
 @dataclass(frozen=True)
 class GatherSpec:
-    """Settings of `gather`, `scatter` and (patch 1) `gather_stack`. One that exists is valid."""
+    """Settings of `gather`, `scatter` (block 1) and `gather_stack` (patch 1). One that exists is valid."""
 
     heads: int
     patch: int = 1
     dilation: int = 1
     stride: int = 1
+    block: int = 1
 
     def __post_init__(self) -> None:
         checks.whole("heads", self.heads, 1)
         checks.odd("patch", self.patch)
         checks.whole("dilation", self.dilation, 1)
         checks.whole("stride", self.stride, 1)
+        checks.whole("block", self.block, 1)
+
+    def blocks_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of blocks on the query grid of a video of `size` (H, W)."""
+        height, width = (((side - 1) // self.stride) // self.block + 1 for side in size)
+        return height, width
 
 
 def takes_settings(spec: type[WindowSpec]) -> Callable[[Function], Function]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models import TwoPass, build
-from stan.models.merge import Merge, full
+from stan.models.merge import GRID, Merge, repeated
 
 SIGMA = 30 / 255
 
@@ -64,7 +64,7 @@ def test_the_remaining_noise_is_what_it_says(shift: tuple[float, float]) -> None
     inside = (slice(None), slice(2, 5), slice(None), slice(12, -12), slice(16, -16))  # no border in any frame
     blurred = clean_mean(merged.weights, merged.offsets, merged.frames, clean)
     left = (merged.noisy - blurred)[inside].square().mean().sqrt()
-    told = full(merged.remaining)[inside].square().mean().sqrt()
+    told = repeated(merged.remaining, GRID)[inside].square().mean().sqrt()
     assert float(told) == pytest.approx(float(left), rel=0.03)
     assert float(told) < 0.5 * SIGMA  # five frames: at most 1/sqrt(5) = 0.447, and less where sampling blurs
 
@@ -76,9 +76,9 @@ def clean_mean(weights: Tensor, offsets: Tensor, frames: Tensor, clean: Tensor) 
     out = torch.zeros_like(clean)
     for k in range(weights.shape[2]):
         for s in range(t):
-            move = full(offsets[0, s, ..., k, :].permute(2, 0, 1))  # (2, h, w)
-            source = full(frames[0, s, ..., k])
-            weight = full(weights[0, s, k])
+            move = repeated(offsets[0, s, ..., k, :].permute(2, 0, 1), GRID)  # (2, h, w)
+            source = repeated(frames[0, s, ..., k], GRID)
+            weight = repeated(weights[0, s, k], GRID)
             grid = torch.stack([(x + move[0]) / (w - 1) * 2 - 1, (y + move[1]) / (h - 1) * 2 - 1], -1)[None]
             for f in source.unique().tolist():
                 if f >= 0:

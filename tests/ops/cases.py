@@ -83,10 +83,11 @@ def matches_case(
     size: tuple[int, int] = (4, 5),
     value_size: tuple[int, int] | None = None,
     stride: int = 1,
+    block: int = 1,
 ) -> dict[str, Tensor]:
     """Values and weighted matches for gather, gather_stack and scatter; some are empty or far outside."""
     random = generator(seed)
-    lead = (batch, heads, frames, *((n - 1) // stride + 1 for n in size), topk)
+    lead = (batch, heads, frames, *((n - 1) // stride // block + 1 for n in size), topk)
     return {
         "value": whole(random, batch, frames, heads * channels, *(value_size or size)),
         "weights": quarters(random, *lead, reach=1),

@@ -151,11 +151,13 @@ def check_gather(
     case = matches_case(**settings)
     value = case["value"].to(dtype).requires_grad_()
     weights, offsets = (case[name].to(score_type(dtype)).requires_grad_() for name in ("weights", "offsets"))
-    frames, stride = case["frames"], settings.get("stride", 1)
+    frames, stride, block = case["frames"], settings.get("stride", 1), settings.get("block", 1)
     tensors = (value.detach(), weights.detach(), offsets.detach(), frames)
     if stack:
-        expected = ops.gather_stack(value, weights, offsets, frames, stride=stride, backend="reference")
-        numbers = (1, 1, stride, True)
+        expected = ops.gather_stack(
+            value, weights, offsets, frames, stride=stride, block=block, backend="reference"
+        )
+        numbers = (1, 1, stride, block, True)
     else:
         expected = ops.gather(
             value,
@@ -165,9 +167,10 @@ def check_gather(
             patch=patch,
             dilation=dilation,
             stride=stride,
+            block=block,
             backend="reference",
         )
-        numbers = (patch, dilation, stride, False)
+        numbers = (patch, dilation, stride, block, False)
     name, what = "gather", f"gather {settings} patch {patch} stack {stack}"
     assert_close(under_test(name, *tensors, *numbers)[0], expected.detach(), TOLERANCE[dtype], what)
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3)).to(dtype)

@@ -131,8 +131,10 @@ def test_opcheck() -> None:
     torch.library.opcheck(torch.ops.stan.search.default, tuple(leaves), settings)
     match = matches_case(6)
     tensors = [match[name].cuda().requires_grad_() for name in ("value", "weights", "offsets")]
-    torch.library.opcheck(torch.ops.stan.gather.default, (*tensors, match["frames"].cuda(), 1, 1, 1, False))
-    torch.library.opcheck(torch.ops.stan.gather.default, (*tensors, match["frames"].cuda(), 1, 1, 1, True))
+    torch.library.opcheck(
+        torch.ops.stan.gather.default, (*tensors, match["frames"].cuda(), 1, 1, 1, 1, False)
+    )
+    torch.library.opcheck(torch.ops.stan.gather.default, (*tensors, match["frames"].cuda(), 1, 1, 1, 1, True))
     flows = [torch.randn(1, 3, 2, 6, 7, device="cuda", requires_grad=True) for _ in range(2)]
     torch.library.opcheck(torch.ops.stan.search_flow.default, (*flows, 1, 1, False))
 

@@ -184,6 +184,8 @@ def test_refine(
         {"topk": 3},
         {"channels": 37, "heads": 2, "value_size": (7, 9)},
         {"channels": 20, "stride": 2, "size": (9, 33), "topk": 7},
+        {"channels": 6, "block": 2, "size": (9, 11)},
+        {"channels": 3, "heads": 2, "stride": 2, "block": 3, "size": (9, 33), "topk": 7},
     ],
     ids=str,
 )
@@ -199,6 +201,7 @@ def test_gather(
         {"patch": 3},
         {"patch": 5, "dilation": 2, "stride": 2, "size": (9, 11), "heads": 2},
         {"patch": 3, "stride": 2, "size": (9, 11)},
+        {"patch": 3, "block": 2, "size": (9, 11)},
     ],
     ids=str,
 )
@@ -257,7 +260,7 @@ def test_deterministic_gradient_shows_what_is_no_number(under_test: Ops) -> None
     offsets, frames = torch.zeros(1, 1, 1, 1, 2, 1, 2), torch.zeros(1, 1, 1, 1, 2, 1, dtype=torch.int32)
     grad = torch.ones(1, 1, 1, 1, 2)
     got = under_test(
-        "gather_backward", grad, value, weights, offsets, frames, 1, 1, 1, False, True, False, False, True
+        "gather_backward", grad, value, weights, offsets, frames, 1, 1, 1, 1, False, True, False, False, True
     )[0]
     assert got.isnan().sum() == 1
     assert float(got[0, 0, 0, 0, 0]) == 1

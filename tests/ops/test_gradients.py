@@ -107,9 +107,13 @@ def test_gradcheck_of_search_flow(place: Place, causal: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["gather", "gather_stack", "scatter"])
-@pytest.mark.parametrize("kwargs", [{}, {"stride": 2, "heads": 2}, {"patch": 3}], ids=str)
+@pytest.mark.parametrize("kwargs", [{}, {"stride": 2, "heads": 2}, {"patch": 3}, {"block": 2}], ids=str)
 def test_gradcheck_of_aggregations(place: Place, name: str, kwargs: dict[str, Any]) -> None:
     spec = {"stride": kwargs.get("stride", 1)}
+    if name == "scatter" and "block" in kwargs:
+        pytest.skip("scatter has no blocks")
+    if "block" in kwargs:
+        spec["block"] = kwargs["block"]
     if name != "gather_stack":
         spec["patch"] = kwargs.get("patch", 1)
     shape = {k: v for k, v in kwargs.items() if k != "patch"}

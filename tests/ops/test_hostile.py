@@ -279,6 +279,11 @@ for fn in (gather, scatter):
         (fn, {"patch": 4}, ValueError, "patch: expected an odd number, .* got 4"),
         (fn, {"dilation": -2}, ValueError, "dilation: expected at least 1, got -2"),
     ]
+for fn in (gather, stack):
+    HOSTILE += [
+        (fn, {"block": 0}, ValueError, "block: expected at least 1, got 0"),
+        (fn, {"block": 2}, ValueError, r"weights: expected shape .* for this value and blocks of 2"),
+    ]
 HOSTILE += [
     (scatter, {"size": (5,)}, ValueError, r"size: expected \(H, W\), got \(5,\)"),
     (scatter, {"size": (5, 0)}, ValueError, "size: expected at least 1, got 0"),

@@ -31,6 +31,11 @@ def test_modules_are_the_functions(place: Place) -> None:
     again = ops.Refine(window=3, patch=3, topk=2, backend=backend)(query, key, *found[1:])
     expected = ops.refine(query, key, *found[1:], window=3, patch=3, topk=2, backend=backend)
     assert same(again, expected)
+    by_block = matches_case(block=2)
+    value_2, *match_2 = on(place.device, *by_block.values())
+    for module, function in ((ops.Gather, ops.gather), (ops.GatherStack, ops.gather_stack)):
+        found_2 = module(block=2, backend=backend)(value_2, *match_2)
+        assert same(found_2, function(value_2, *match_2, block=2, backend=backend))
     settings = {"patch": 3, "dilation": 2, "backend": backend}
     assert same(ops.Gather(**settings)(value, *match), ops.gather(value, *match, **settings))
     assert same(

@@ -58,10 +58,10 @@ def calls(t: dict[str, Tensor]) -> dict[str, tuple[Any, ...]]:
         "refine_backward": (*compared, t["offsets"], *matches[1:], parents, *needed),
         "search_flow": (t["forward"], t["backward"], 1, 1, False),
         "search_flow_backward": (t["grad_flow"], t["forward"], t["backward"], 1, 1, False, False),
-        "gather": (t["value"], *matches, 3, 1, 1, False),
-        "gather_backward": (t["source"], t["value"], *matches, 3, 1, 1, False, *needed),
-        "gather to stack": (t["value"], *matches, 1, 1, 1, True),
-        "gather_backward of stack": (t["grad_stack"], t["value"], *matches, 1, 1, 1, True, *needed),
+        "gather": (t["value"], *matches, 3, 1, 1, 1, False),
+        "gather_backward": (t["source"], t["value"], *matches, 3, 1, 1, 1, False, *needed),
+        "gather to stack": (t["value"], *matches, 1, 1, 1, 1, True),
+        "gather_backward of stack": (t["grad_stack"], t["value"], *matches, 1, 1, 1, 1, True, *needed),
         "scatter": (t["source"], *matches, 5, 6, 1, 1, 1),
     }
 
@@ -167,7 +167,7 @@ def test_autocast_scores_in_float32_and_brings_types_together() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores, offsets, _ = OPS.search(half, t["key"], t["flow"].bfloat16(), **SETTINGS)
         gathered = OPS.gather(
-            half, t["weights"].bfloat16(), t["offsets"].bfloat16(), t["frames"], 1, 1, 1, False
+            half, t["weights"].bfloat16(), t["offsets"].bfloat16(), t["frames"], 1, 1, 1, 1, False
         )
     assert scores.dtype == offsets.dtype == torch.float32
     assert gathered.dtype == torch.bfloat16
@@ -241,7 +241,7 @@ def raw_refine(
 def raw_gather(
     value: Tensor = V, weights: Tensor = M, offsets: Tensor = O, frames: Tensor = I, *s: int
 ) -> Any:
-    return OPS.gather(value, weights, offsets, frames, *(s or (1, 1, 1)), False)
+    return OPS.gather(value, weights, offsets, frames, *(s or (1, 1, 1, 1)), False)
 
 
 HOSTILE: dict[str, Callable[[], Any]] = {
@@ -280,11 +280,13 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "gather: offsets: expected shape": lambda: raw_gather(offsets=O[:, :, :, :4]),
     "gather: value: expected channels": lambda: raw_gather(V[:, :, :0]),
     "gather: value: rows": lambda: raw_gather(V[..., :0, :]),
-    "gather: stride: expected": lambda: raw_gather(V, M, O, I, 1, 1, -1),
+    "gather: stride: expected": lambda: raw_gather(V, M, O, I, 1, 1, -1, 1),
+    "gather: block: expected": lambda: raw_gather(V, M, O, I, 1, 1, 1, 0),
+    "gather: weights: expected rows of blocks 3": lambda: raw_gather(V, M, O, I, 1, 1, 1, 2),
     "forward: expected 2 components": lambda: OPS.search_flow(V, V, 1, 1, False),
     "search_flow: temporal_window": lambda: OPS.search_flow(V[:, :, :2], V[:, :, :2], 2, 1, False),
     "gather_backward: grad: expected shape": lambda: OPS.gather_backward(
-        V[..., :2], V, M, O, I, 1, 1, 1, False, True, True, True, False
+        V[..., :2], V, M, O, I, 1, 1, 1, 1, False, True, True, True, False
     ),
     "search_backward: need_flow": lambda: OPS.search_backward(
         M, O, V, V, None, O, I, True, True, True, False, **ops.SearchSpec().settings()
@@ -329,7 +331,7 @@ def test_hostile_matches_are_survived() -> None:
             *wanted,
             **ops.RefineSpec(topk=2, metric="dot", incoming=2, **patch).settings(),
         ),
-        OPS.gather_backward(video, video, ones, offsets, frames, 3, 2, 1, False, *wanted),
+        OPS.gather_backward(video, video, ones, offsets, frames, 3, 2, 1, 1, False, *wanted),
     ):
         assert all(grad.isfinite().all() for grad in grads)
 

@@ -111,7 +111,7 @@ def test_gradients_of_the_cuda_kernels(kind: str, fraction: tuple[float, float],
             weights = query.permute(0, 2, 1, 3, 4)[..., None]
             grad = torch.ones_like(query)
             found = emulated.gather_backward(
-                grad, key, weights, offsets, frames, 1, 1, 1, False, *needed, deterministic
+                grad, key, weights, offsets, frames, 1, 1, 1, 1, False, *needed, deterministic
             )
             found = [found[1].reshape(query.shape), found[0], found[2]]
         else:

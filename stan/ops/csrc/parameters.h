@@ -202,8 +202,11 @@ inline std::vector<int64_t> flow_shape(const FlowParameters& p) {
   return {p.batch, p.frames, p.slots - 1, 2, p.query_height, p.query_width};
 }
 
+// Shape of the weights of a gather, and of its frames.
+inline std::vector<int64_t> weights_shape(const GatherParameters& p) { return matches_shape(p.block_sizes(), p.matches); }
+
 inline GatherParameters check_gather(const char* op, const Tensor& value, const Tensor& weights, const Tensor& offsets,
-                                     const Tensor& frames, int64_t patch, int64_t dilation, int64_t stride) {
+                                     const Tensor& frames, int64_t patch, int64_t dilation, int64_t stride, int64_t block) {
   GatherParameters p;
   check_video(op, "value", value);
   p.matches = matches_of(op, "weights", weights);
@@ -217,11 +220,23 @@ inline GatherParameters check_gather(const char* op, const Tensor& value, const 
   s.key_height = check_number(op, "value: rows", value.size(3), 1, kMaxSide);
   s.key_width = check_number(op, "value: columns", value.size(4), 1, kMaxSide);
   s.stride = check_number(op, "stride", stride, 1, kMaxSide);
-  s.query_height = check_number(op, "weights: query rows", weights.size(3), 0, kMaxSide / stride + 1);
-  s.query_width = check_number(op, "weights: query columns", weights.size(4), 0, kMaxSide / stride + 1);
+  p.block = check_number(op, "block", block, 1, kMaxSide);
+  p.block_rows = check_number(op, "weights: query rows", weights.size(3), 0, kMaxSide / stride + 1);
+  p.block_columns = check_number(op, "weights: query columns", weights.size(4), 0, kMaxSide / stride + 1);
+  if (block == 1) {
+    s.query_height = p.block_rows;
+    s.query_width = p.block_columns;
+  } else {  // weights leave the last block's size open: the grid is that of the value
+    s.query_height = grid_side(s.key_height, stride);
+    s.query_width = grid_side(s.key_width, stride);
+    check_size(op, "weights", weights, 3, grid_side(s.query_height, block), "rows of blocks");
+    check_size(op, "weights", weights, 4, grid_side(s.query_width, block), "columns of blocks");
+  }
+  const int longest = s.query_height > s.query_width ? s.query_height : s.query_width;
+  if (p.block > longest && longest > 0) p.block = longest;  // which changes nothing, and block * stride stays small
   p.patch = check_patch(op, patch, dilation);
   const ScalarType type = arithmetic_type(value.scalar_type());
-  const std::vector<int64_t> shape = matches_shape(s, p.matches);
+  const std::vector<int64_t> shape = weights_shape(p);
   check_matches(op, "weights", weights, shape, false, type, value);
   check_matches(op, "offsets", offsets, shape, true, type, value);
   check_matches(op, "frames", frames, shape, false, ScalarType::Int, value);

@@ -43,11 +43,12 @@ STABLE_TORCH_LIBRARY(stan, m) {
       "search_flow_backward(Tensor grad, Tensor forward, Tensor backward, int temporal_window, int stride, bool causal, "
       "bool deterministic) -> (Tensor grad_forward, Tensor grad_backward)");
   m.def(
-      "gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int patch, int dilation, int stride, bool stack) "
+      "gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int patch, int dilation, int stride, int block, "
+      "bool stack) "
       "-> Tensor");
   m.def(
       "gather_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int patch, int dilation, "
-      "int stride, bool stack, bool need_value, bool need_weights, bool need_offsets, bool deterministic) "
+      "int stride, int block, bool stack, bool need_value, bool need_weights, bool need_offsets, bool deterministic) "
       "-> (Tensor grad_value, Tensor grad_weights, Tensor grad_offsets)");
   m.def("cpu_capability() -> str");
   m.def("build_info() -> str");

@@ -24,12 +24,13 @@ struct Sizes {
   int stride = 1;
   int query_height = 0, query_width = 0;  // (height - 1) / stride + 1
 
-  int64_t queries() const { return int64_t(query_height) * query_width; }  // of one frame
+  STAN_HD int64_t queries() const { return int64_t(query_height) * query_width; }  // of one frame
 };
 
 struct Patch {
   int side = 1;
   int dilation = 1;
+  STAN_HD int reach() const { return dilation * (side / 2); }
   STAN_HD int offset(int i) const { return dilation * (i - side / 2); }  // of patch pixel i along an axis
 };
 
@@ -85,10 +86,24 @@ struct SearchParameters : Settings {
   int flow_heads = 0;   // 0: no flow
 };
 
+// A gather. The queries of a block of block x block have their matches in common: weights, offsets and frames are given for each block.
 struct GatherParameters {
   Sizes sizes;
   Patch patch;
   int matches = 1;
+  int block = 1;
+  int block_rows = 0, block_columns = 0;  // of the query grid, the last ones cut by its border
+
+  STAN_HD int64_t blocks() const { return int64_t(block_rows) * block_columns; }  // of one frame
+  STAN_HD int64_t block_of(int row, int column) const { return int64_t(row / block) * block_columns + column / block; }
+  // The grid of the blocks' first queries.
+  STAN_HD Sizes block_sizes() const {
+    Sizes s = sizes;
+    s.stride *= block;
+    s.query_height = block_rows;
+    s.query_width = block_columns;
+    return s;
+  }
 };
 
 struct FlowParameters {

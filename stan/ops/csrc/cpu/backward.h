@@ -121,7 +121,7 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
     }
   };
 
-  const Bands bands(z.query_height, (p.patch.dilation * (p.patch.side / 2) + z.stride - 1) / z.stride);
+  const Bands bands(z.query_height, (p.patch.reach() + z.stride - 1) / z.stride);
   for_each_band(bands, [&](int band) {
     for (int row = bands.first_row(band); row < bands.end_row(band, z.query_height); ++row) query_row(row);
   });
@@ -165,7 +165,7 @@ static void match_backward_with(const MatchBackwardArguments& a) {
         const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
         const S* grad_scores = static_cast<const S*>(a.grad_scores) + head_first;
         const int32_t* frames = a.frames + head_first;
-        push_matches<S>(z, p.patch, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_key), [&](int64_t m, S* out) {
+        push_matches<S>(z, p.patch.reach(), p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_key), [&](int64_t m, S* out) {
           const S g = grad_scores[m];
           if (g == S(0)) return;
           const int64_t number = m / p.matches;

@@ -97,11 +97,11 @@ class MatchesByBand {
 };
 
 // The gradient of one head of a video that was sampled at matches: grad (B, T, HD*C, H, W) of key or value.
-// `push(number, frame)` adds what match `number` contributes to the channel-last pixels of its frame.
+// `push(number, frame)` adds what match `number` contributes to the channel-last pixels of its frame, at most `reach` rows away.
 template <typename S, typename E, typename Push>
-static void push_matches(const Sizes& z, const Patch& patch, int matches, int64_t b, int head, const S* offsets, const int32_t* frames,
+static void push_matches(const Sizes& z, int reach, int matches, int64_t b, int head, const S* offsets, const int32_t* frames,
                          E* grad, const Push& push) {
-  const Bands bands(z.key_height, patch.dilation * (patch.side / 2));
+  const Bands bands(z.key_height, reach);
   const auto run = [&](const auto& sorted) {
     Block<S> sum(int64_t(z.key_height) * z.key_width * z.channels);
     const int64_t row_size = int64_t(z.key_width) * z.channels;

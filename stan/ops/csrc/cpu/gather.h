@@ -18,7 +18,7 @@ static void gather_row(const GatherArguments& a, const Pixels<S>& value, const G
   const Sizes& z = p.sizes;
   const int channels = z.channels, outputs = a.stack ? p.matches : 1;
   const int64_t row_size = int64_t(z.query_width) * channels, plane = z.queries();
-  const int64_t frame_first = ((b * z.heads + head) * z.frames + t) * plane;
+  const int64_t frame_first = ((b * z.heads + head) * z.frames + t) * p.blocks();
   const S* weights = static_cast<const S*>(a.weights);
   const S* offsets = static_cast<const S*>(a.offsets);
   Block<S> sums(outputs * row_size);
@@ -30,7 +30,7 @@ static void gather_row(const GatherArguments& a, const Pixels<S>& value, const G
       for (int i = 0; i < grid.side; ++i) {
         const int from_x = column - grid.at(i), from_y = row - grid.at(j);
         if (from_x < 0 || from_x >= z.query_width || from_y < 0 || from_y >= z.query_height) continue;
-        const int64_t first = (frame_first + int64_t(from_y) * z.query_width + from_x) * p.matches;
+        const int64_t first = (frame_first + p.block_of(from_y, from_x)) * p.matches;
         for (int k = 0; k < p.matches; ++k) {
           const int f = a.frames[first + k];
           const S weight = weights[first + k];
@@ -131,29 +131,42 @@ class ArrivingGradient {
   const E* head_first_ = nullptr;
 };
 
-// body(taps, the taps for slopes, gradient of the sample, channel, number of channels) for every run of every sample that match `number` contributes.
+// How a sample's position moves with the offset: 1, -1 where it was reflected, 0 where it was clamped.
+template <typename S>
+struct Slopes {
+  S x, y;
+};
+
+// body(taps, the taps for slopes, Slopes, gradient of the sample, channel, number of channels) for every run of every sample that match
+// `number` contributes, to whichever query of its block.
 template <typename S, typename Gradient, typename Body>
 static inline void each_sample(const GatherParameters& p, const GridPatch& grid, const Gradient& gradient, int64_t number, const S* offset,
                                const Body& body) {
   const Sizes& z = p.sizes;
   const int k = int(number % p.matches);
-  const int64_t query = number / p.matches;
-  const int column = int(query % z.query_width), row = int(query / z.query_width % z.query_height);
-  const int t = int(query / z.queries());
-  const Split<S> x = match_position(column * z.stride, offset[0], z.key_width);
-  const Split<S> y = match_position(row * z.stride, offset[1], z.key_height);
-  for (int j = 0; j < grid.side; ++j) {
-    for (int i = 0; i < grid.side; ++i) {
-      const int to_x = column + grid.at(i), to_y = row + grid.at(j);
-      if (to_x < 0 || to_x >= z.query_width || to_y < 0 || to_y >= z.query_height) continue;
-      const int dx = grid.at(i) * grid.pixels, dy = grid.at(j) * grid.pixels;
-      const Taps<S> taps = taps_at(x, y, dx, dy, z.key_height, z.key_width, z.channels, true);
-      const Taps<S> beside = taps_at(x, y, dx, dy, z.key_height, z.key_width, z.channels, false);
-      for (int c = 0; c < z.channels; c += kRun) {
-        S arrived[kRun];
-        const int n = least(kRun, z.channels - c);
-        gradient.read(t, to_y, to_x, k, c, n, arrived);
-        body(taps, beside, arrived, c, n);
+  const int64_t block = number / p.matches;
+  const int first_column = int(block % p.block_columns) * p.block, first_row = int(block / p.block_columns % p.block_rows) * p.block;
+  const int end_column = least(first_column + p.block, z.query_width), end_row = least(first_row + p.block, z.query_height);
+  const int t = int(block / p.blocks());
+  for (int row = first_row; row < end_row; ++row) {
+    for (int column = first_column; column < end_column; ++column) {
+      const Anchor<S> ax = anchor_of(S(column * z.stride), offset[0], z.key_width);
+      const Anchor<S> ay = anchor_of(S(row * z.stride), offset[1], z.key_height);
+      const Split<S> x = split(ax.position), y = split(ay.position);
+      for (int j = 0; j < grid.side; ++j) {
+        for (int i = 0; i < grid.side; ++i) {
+          const int to_x = column + grid.at(i), to_y = row + grid.at(j);
+          if (to_x < 0 || to_x >= z.query_width || to_y < 0 || to_y >= z.query_height) continue;
+          const int dx = grid.at(i) * grid.pixels, dy = grid.at(j) * grid.pixels;
+          const Taps<S> taps = taps_at(x, y, dx, dy, z.key_height, z.key_width, z.channels, true);
+          const Taps<S> beside = taps_at(x, y, dx, dy, z.key_height, z.key_width, z.channels, false);
+          for (int c = 0; c < z.channels; c += kRun) {
+            S arrived[kRun];
+            const int n = least(kRun, z.channels - c);
+            gradient.read(t, to_y, to_x, k, c, n, arrived);
+            body(taps, beside, Slopes<S>{ax.slope, ay.slope}, arrived, c, n);
+          }
+        }
       }
     }
   }
@@ -170,40 +183,43 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
   ArrivingGradient<S, E> gradient(a, grid);
   for (int64_t b = 0; b < z.batch; ++b) {
     for (int head = 0; head < z.heads; ++head) {
-      const int64_t head_first = (b * z.heads + head) * z.frames * z.queries() * p.matches;
+      const int64_t head_first = (b * z.heads + head) * z.frames * p.blocks() * p.matches;
       const S* weights = static_cast<const S*>(a.weights) + head_first;
       const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
       const int32_t* frames = a.frames + head_first;
       gradient.begin(b, head);
       if (by_query) {
         pack_head(static_cast<const E*>(a.value), b, head, z.frames, z.heads, value);
-        parallel(z.frames * z.queries() * p.matches, 256, [&](int64_t begin, int64_t end) {
+        parallel(z.frames * p.blocks() * p.matches, 256, [&](int64_t begin, int64_t end) {
           for (int64_t m = begin; m < end; ++m) {
             S weight = 0, gx = 0, gy = 0;
             const int f = frames[m];
             if (f >= 0 && f < z.frames) {
-              each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>& beside, const S* arrived, int c, int n) {
-                S sample[kRun];
-                mix(value.frame(f) + c, taps, n, sample);
-                weight += dot(sample, arrived, n);
-                if (a.grad_offsets != nullptr) slopes(value.frame(f) + c, taps, beside, n, arrived, &gx, &gy);
-              });
+              each_sample(p, grid, gradient, m, offsets + 2 * m,
+                          [&](const Taps<S>& taps, const Taps<S>& beside, const Slopes<S>& slope, const S* arrived, int c, int n) {
+                            S sample[kRun], dx = 0, dy = 0;
+                            mix(value.frame(f) + c, taps, n, sample);
+                            weight += dot(sample, arrived, n);
+                            if (a.grad_offsets == nullptr) return;
+                            slopes(value.frame(f) + c, taps, beside, n, arrived, &dx, &dy);
+                            gx += slope.x * dx;
+                            gy += slope.y * dy;
+                          });
             }
             if (a.grad_weights != nullptr) static_cast<S*>(a.grad_weights)[head_first + m] = weight;
             if (a.grad_offsets != nullptr) {
-              const int64_t query = m / p.matches;
-              const int x = int(query % z.query_width) * z.stride, y = int(query / z.query_width % z.query_height) * z.stride;
               S* out = static_cast<S*>(a.grad_offsets) + 2 * (head_first + m);
-              out[0] = weights[m] * gx * anchor_of(S(x), offsets[2 * m], z.key_width).slope;
-              out[1] = weights[m] * gy * anchor_of(S(y), offsets[2 * m + 1], z.key_height).slope;
+              out[0] = weights[m] * gx;
+              out[1] = weights[m] * gy;
             }
           }
         });
       }
       if (a.grad_value != nullptr) {
-        push_matches<S>(z, p.patch, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_value), [&](int64_t m, S* out) {
+        const int reach = p.patch.reach() + (p.block - 1) * z.stride;  // a match lies where that of its block's first query does
+        push_matches<S>(p.block_sizes(), reach, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_value), [&](int64_t m, S* out) {
           if (weights[m] == S(0)) return;
-          each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>&, S* arrived, int c, int n) {
+          each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>&, const Slopes<S>&, S* arrived, int c, int n) {
             for (int i = 0; i < n; ++i) arrived[i] *= weights[m];
             spread(out + c, taps, n, arrived);
           });

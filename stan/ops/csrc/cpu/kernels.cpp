@@ -3,6 +3,7 @@
 #include "backward.h"
 #include "flow.h"
 #include "gather.h"
+#include "gather_quick.h"
 #include "kernels.h"
 #include "search.h"
 #include "search_rows.h"
@@ -36,8 +37,17 @@ void search(const SearchArguments& a) {
 }
 
 STAN_BY_TYPE(match_backward, MatchBackwardArguments)
-STAN_BY_TYPE(gather, GatherArguments)
 STAN_BY_TYPE(gather_backward, GatherBackwardArguments)
+
+void gather(const GatherArguments& a) {
+  with_types(a.type, [&](auto types) {
+    using T = decltype(types);
+    if constexpr (sizeof(typename T::S) == sizeof(float)) {
+      if (a.p.patch.side == 1) return gather_quickly<typename T::E>(a);
+    }
+    gather_with<typename T::S, typename T::E>(a);
+  });
+}
 
 // Flow is float32 or float64 only.
 void search_flow(const FlowArguments& a) {

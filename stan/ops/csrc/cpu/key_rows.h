@@ -50,7 +50,7 @@ class KeyRows {
       : z_(z),
         patch_(patch),
         neighbours_(neighbours),
-        reach_(patch.dilation * (patch.side / 2)),
+        reach_(patch.reach()),
         margin_(whole_vectors(margin + reach_)),
         groups_((z.channels + kGroup - 1) / kGroup),
         pixels_(whole_vectors(z.key_width + 2 * margin_ + 1 + overrun + reach_)),

@@ -174,9 +174,10 @@ std::tuple<Tensor, Tensor> search_flow_backward(Tensor grad, Tensor forward, Ten
   return {grad_forward, grad_backward};
 }
 
-Tensor gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t patch, int64_t dilation, int64_t stride, bool stack) {
+Tensor gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t patch, int64_t dilation, int64_t stride, int64_t block,
+              bool stack) {
   GatherArguments a;
-  a.p = check_gather("gather", value, weights, offsets, frames, patch, dilation, stride);
+  a.p = check_gather("gather", value, weights, offsets, frames, patch, dilation, stride, block);
   a.stack = stack;
   value = contiguous(value);
   weights = contiguous(weights);
@@ -194,10 +195,11 @@ Tensor gather(Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64
 }
 
 Three gather_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int64_t patch, int64_t dilation,
-                      int64_t stride, bool stack, bool need_value, bool need_weights, bool need_offsets, bool /*deterministic*/) {
+                      int64_t stride, int64_t block, bool stack, bool need_value, bool need_weights, bool need_offsets,
+                      bool /*deterministic*/) {
   const char* op = "gather_backward";
   GatherBackwardArguments a;
-  a.p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride);
+  a.p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride, block);
   check_gradient(op, grad, gathered_shape(a.p, stack), value);
   a.stack = stack;
   grad = contiguous(grad);

@@ -13,14 +13,13 @@ namespace {
 template <typename S>
 GatherProblem<S> problem_of(const GatherParameters& p, const Pixels<S>& value, const Tensor& weights, const Tensor& offsets,
                             const Tensor& frames, bool stack) {
-  return {p.sizes, grid_patch(p.patch, p.sizes.stride), p.matches, value, input<S>(weights), input<S>(offsets), input<int32_t>(frames),
-          stack};
+  return {p, grid_patch(p.patch, p.sizes.stride), value, input<S>(weights), input<S>(offsets), input<int32_t>(frames), stack};
 }
 
 Tensor gather(const Tensor& value, const Tensor& weights, const Tensor& offsets, const Tensor& frames, int64_t patch, int64_t dilation,
-              int64_t stride, bool stack) {
+              int64_t stride, int64_t block, bool stack) {
   const char* op = "gather";
-  const GatherParameters p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride);
+  const GatherParameters p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride, block);
   const Device device(value);
   const Tensor out = uninitialised(value, gathered_shape(p, stack), value.scalar_type());
   if (out.numel() == 0) return out;
@@ -42,21 +41,21 @@ Tensor gather(const Tensor& value, const Tensor& weights, const Tensor& offsets,
 }
 
 std::tuple<Tensor, Tensor, Tensor> gather_backward(const Tensor& grad, const Tensor& value, const Tensor& weights, const Tensor& offsets,
-                                                   const Tensor& frames, int64_t patch, int64_t dilation, int64_t stride, bool stack,
-                                                   bool need_value, bool need_weights, bool need_offsets, bool deterministic) {
+                                                   const Tensor& frames, int64_t patch, int64_t dilation, int64_t stride, int64_t block,
+                                                   bool stack, bool need_value, bool need_weights, bool need_offsets, bool deterministic) {
   const char* op = "gather_backward";
-  const GatherParameters p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride);
+  const GatherParameters p = check_gather(op, value, weights, offsets, frames, patch, dilation, stride, block);
   check_gradient(op, grad, gathered_shape(p, stack), value);
   const Device device(value);
   const Sizes& z = p.sizes;
   const Tensor arrived = dense(grad), w = dense(weights), o = dense(offsets), f = dense(frames);
   const ScalarType type = arithmetic_type(value.scalar_type());
-  std::vector<int64_t> shape = matches_shape(z, p.matches);
+  std::vector<int64_t> shape = weights_shape(p);
   const Tensor out_weights = need_weights ? uninitialised(w, shape, type) : nothing(w);
   shape.push_back(2);
   const Tensor out_offsets = need_offsets ? uninitialised(w, shape, type) : nothing(w);
   Tensor out_value = nothing(value);
-  const int64_t queries = z.batch * z.heads * z.frames * queries_of(z);
+  const int64_t blocks = z.batch * z.heads * z.frames * p.blocks();
   const double meeting = 4.0 * double(z.frames) * double(queries_of(z)) * p.matches * p.patch.side * p.patch.side;
   int lanes = 1;
   while (lanes < kWarp && 4 * lanes < z.channels) lanes *= 2;
@@ -70,8 +69,8 @@ std::tuple<Tensor, Tensor, Tensor> gather_backward(const Tensor& grad, const Ten
     const Sum<S> sum(op, device, value, numbers, deterministic, 1, {w, arrived}, meeting);
     sum.with([&](const auto& sink) {
       using Sink = std::decay_t<decltype(sink)>;
-      launch(op, device, gather_backward_kernel<S, E, Sink>, (queries + kGatherBackwardWarps - 1) / kGatherBackwardWarps,
-             kGatherBackwardWarps * kWarp, 0, g, Arriving<E>{input<E>(arrived), stack}, lanes, queries, need_value, sink,
+      launch(op, device, gather_backward_kernel<S, E, Sink>, (blocks + kGatherBackwardWarps - 1) / kGatherBackwardWarps,
+             kGatherBackwardWarps * kWarp, 0, g, Arriving<E>{input<E>(arrived), stack}, lanes, blocks, need_value, sink,
              need_weights ? data<S>(out_weights) : static_cast<S*>(nullptr), need_offsets ? data<S>(out_offsets) : static_cast<S*>(nullptr));
       if (need_value) out_value = unpacked<S>(op, device, sink, rows.pixels, value, z.heads);
     });

@@ -16,10 +16,8 @@ namespace stan::cuda {
 constexpr int kGatherThreads = 256;
 
 template <typename S>
-struct GatherProblem {
-  Sizes sizes;
+struct GatherProblem : GatherParameters {
   GridPatch grid;
-  int matches;
   Pixels<S> value;
   const S* weights;
   const S* offsets;
@@ -70,7 +68,7 @@ __global__ void __launch_bounds__(kGatherThreads) gather_kernel(GatherProblem<S>
         const Query from = query_at(z, image * queries_of(z) + int64_t(from_y) * z.query_width + from_x);
         const int k_end = p.stack ? output_match + 1 : p.matches;
         for (int k = p.stack ? output_match : 0; k < k_end; ++k) {
-          const int64_t match = from.number * p.matches + k;
+          const int64_t match = (image * p.blocks() + p.block_of(from_y, from_x)) * p.matches + k;
           const int frame = p.frames[match];
           const S weight = p.weights[match];
           if (frame < 0 || frame >= z.frames || weight == S(0)) continue;
@@ -113,17 +111,19 @@ struct Arriving {
 
 constexpr int kGatherBackwardWarps = 8;
 
-// One warp a query; groups of lanes take a match each, four channels a lane. Neighbouring queries lie in one block, so that they
-// share what a read of the arriving gradient brings.
+// One warp a block of queries; groups of lanes take a match each, four channels a lane. Neighbouring queries lie in one thread block, so that
+// they share what a read of the arriving gradient brings.
 template <typename S, typename E, typename Sink>
 __global__ void __launch_bounds__(kGatherBackwardWarps* kWarp)
-    gather_backward_kernel(GatherProblem<S> p, Arriving<E> arriving, int lanes, int64_t queries, bool need_value, Sink grad_value,
+    gather_backward_kernel(GatherProblem<S> p, Arriving<E> arriving, int lanes, int64_t blocks, bool need_value, Sink grad_value,
                            S* grad_weights, S* grad_offsets) {
   const Sizes& z = p.sizes;
   const int64_t number = int64_t(blockIdx.x) * kGatherBackwardWarps + int(threadIdx.x) / kWarp;
-  if (number >= queries) return;  // a whole warp; no barrier of the block follows
-  const Query q = query_at(z, number);
-  const int column = q.x / z.stride, row = q.y / z.stride;
+  if (number >= blocks) return;  // a whole warp; no barrier of the thread block follows
+  const Query first = query_at(p.block_sizes(), number);  // of its block
+  const int first_column = first.x / z.stride, first_row = first.y / z.stride;
+  const int columns = z.query_width - first_column < p.block ? z.query_width - first_column : p.block;
+  const int rows = z.query_height - first_row < p.block ? z.query_height - first_row : p.block;
   const int lane = lane_of_thread(), groups = kWarp / lanes, group = lane / lanes, part = lane % lanes;
   for (int k0 = 0; k0 < p.matches; k0 += groups) {
     const int k = k0 + group;
@@ -131,36 +131,44 @@ __global__ void __launch_bounds__(kGatherBackwardWarps* kWarp)
     const int frame = k < p.matches ? p.frames[match] : -1;
     const bool there = frame >= 0 && frame < z.frames;
     const S weight = there ? p.weights[match] : S(0);
-    S product = 0, gx = 0, gy = 0;
-    for (int pixel = 0; there && pixel < p.grid.side * p.grid.side; ++pixel) {
-      const int dx = p.grid.at(pixel % p.grid.side), dy = p.grid.at(pixel / p.grid.side);
-      const int to_x = column + dx, to_y = row + dy;
-      if (to_x < 0 || to_x >= z.query_width || to_y < 0 || to_y >= z.query_height) continue;
-      const S share = S(1) / S(p.grid.count(to_x, z.query_width) * p.grid.count(to_y, z.query_height));
-      const int64_t start = arriving.start(z, q, p.matches, k, int64_t(to_y) * z.query_width + to_x);
-      const Taps<S> taps = match_taps(p, q, match, frame, dx, dy, true), beside = match_taps(p, q, match, frame, dx, dy, false);
-      for (int c = 4 * part; c < p.value.channels; c += 4 * lanes) {
-        Four<S> d;
+    S product = 0, along_x = 0, along_y = 0;
+    for (int own = 0; there && own < rows * columns; ++own) {
+      const int row = first_row + own / columns, column = first_column + own % columns;
+      Query q = first;
+      q.x = column * z.stride;
+      q.y = row * z.stride;
+      S gx = 0, gy = 0;
+      for (int pixel = 0; pixel < p.grid.side * p.grid.side; ++pixel) {
+        const int dx = p.grid.at(pixel % p.grid.side), dy = p.grid.at(pixel / p.grid.side);
+        const int to_x = column + dx, to_y = row + dy;
+        if (to_x < 0 || to_x >= z.query_width || to_y < 0 || to_y >= z.query_height) continue;
+        const S share = S(1) / S(p.grid.count(to_x, z.query_width) * p.grid.count(to_y, z.query_height));
+        const int64_t start = arriving.start(z, q, p.matches, k, int64_t(to_y) * z.query_width + to_x);
+        const Taps<S> taps = match_taps(p, q, match, frame, dx, dy, true), beside = match_taps(p, q, match, frame, dx, dy, false);
+        for (int c = 4 * part; c < p.value.channels; c += 4 * lanes) {
+          Four<S> d;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) d.v[i] = c + i < z.channels ? share * S(arriving.data[start + (c + i) * queries_of(z)]) : S(0);
-        if (need_value && weight != S(0)) spread4(grad_value, taps, c, d, weight);
-        if (p.value.data == nullptr) continue;  // scatter: the gradient of the value is all that is wanted
-        const Four<S> value = sample4(p.value.data, taps, c);
+          for (int i = 0; i < 4; ++i) d.v[i] = c + i < z.channels ? share * S(arriving.data[start + (c + i) * queries_of(z)]) : S(0);
+          if (need_value && weight != S(0)) spread4(grad_value, taps, c, d, weight);
+          if (p.value.data == nullptr) continue;  // scatter: the gradient of the value is all that is wanted
+          const Four<S> value = sample4(p.value.data, taps, c);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) product += value.v[i] * d.v[i];
-        if (grad_offsets != nullptr) slopes4(p.value.data, taps, beside, c, d, &gx, &gy);
+          for (int i = 0; i < 4; ++i) product += value.v[i] * d.v[i];
+          if (grad_offsets != nullptr) slopes4(p.value.data, taps, beside, c, d, &gx, &gy);
+        }
       }
+      if (grad_offsets == nullptr) continue;
+      along_x += gx * anchor_of(S(q.x), p.offsets[2 * match], z.key_width).slope;
+      along_y += gy * anchor_of(S(q.y), p.offsets[2 * match + 1], z.key_height).slope;
     }
     product = sum_within(product, lanes);
-    gx = sum_within(gx, lanes);
-    gy = sum_within(gy, lanes);
+    along_x = sum_within(along_x, lanes);
+    along_y = sum_within(along_y, lanes);
     if (part != 0 || k >= p.matches) continue;
     if (grad_weights != nullptr) grad_weights[match] = product;
     if (grad_offsets != nullptr) {
-      const S sx = there ? anchor_of(S(q.x), p.offsets[2 * match], z.key_width).slope : S(0);
-      const S sy = there ? anchor_of(S(q.y), p.offsets[2 * match + 1], z.key_height).slope : S(0);
-      grad_offsets[2 * match] = there ? weight * gx * sx : S(0);
-      grad_offsets[2 * match + 1] = there ? weight * gy * sy : S(0);
+      grad_offsets[2 * match] = weight * along_x;
+      grad_offsets[2 * match + 1] = weight * along_y;
     }
   }
 }
