@@ -16,6 +16,8 @@ from stan.cli.progress import progress_bar
 from stan.errors import ConfigError, StanError
 
 if TYPE_CHECKING:
+    import torch
+
     from stan.data.video import OutputSettings
     from stan.inference import Options, Progress, TilePlan
     from stan.inference.files import Result
@@ -90,7 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     work = parser.add_argument_group("computing")
     add(work, "--device", "D", "cpu, cuda, cuda:1 (default: a GPU if there is one)", default="auto")
-    add(work, "--precision", None, "arithmetic (default 32 bits)", choices=("32", "bf16", "16"), default="32")
+    add(
+        work,
+        "--precision",
+        None,
+        "arithmetic: auto is bf16 where the device is made for it, else 32 (default auto)",
+        choices=("auto", "32", "bf16", "16"),
+        default="auto",
+    )
     add(work, "--memory", "SIZE", "memory to use at most, e.g. 4GiB (default: part of what is free)")
     add(work, "--tile", "N|HxW", "tile size in pixels, instead of --memory", type=_tile)
     add(work, "--overlap", "N", "pixels that tiles share (default 64)", type=int)
@@ -106,6 +115,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Denoise."""
+    from stan.inference.memory import keep_heap
+
+    keep_heap()
     with _plain_warnings(), _terminable():
         if args.stream:
             return _stream(args)
@@ -124,7 +136,7 @@ def _file(args: argparse.Namespace) -> int:
     source = _source(args)
     model = _model(args)
     with progress_bar("denoising", _tell) as progress:
-        options = _options(args, progress)
+        options = _options(args, model, progress)
         if args.preview is not None:
             result = preview_file(model, source, args.output, args.preview, options, settings)
         else:
@@ -146,7 +158,7 @@ def _stream(args: argparse.Namespace) -> int:
         raw = RawFormat(args.size[1], args.size[0], args.raw)
     model = _model(args)
     with progress_bar("denoising", _tell) as progress:
-        result = denoise_stream(model, args.input, args.output, _options(args, progress), raw)
+        result = denoise_stream(model, args.input, args.output, _options(args, model, progress), raw)
     return _report(result, args.strength)
 
 
@@ -193,9 +205,22 @@ def _report(result: Result, strength: float) -> int:
     return 130
 
 
-def _options(args: argparse.Namespace, progress: Progress) -> Options:
+def _precision(name: str, model: VideoDenoiser) -> torch.dtype | None:
+    """The type that --precision names; one that was not asked for is told."""
     import torch
 
+    from stan.inference.clip import device_of
+    from stan.inference.precision import fast_type
+
+    if name != "auto":
+        return {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[name]
+    dtype = fast_type(device_of(model))
+    if dtype is not None:
+        _tell("computing in bfloat16, which is faster here (--precision 32 for float32)")
+    return dtype
+
+
+def _options(args: argparse.Namespace, model: VideoDenoiser, progress: Progress) -> Options:
     from stan.inference import Options
 
     return Options(
@@ -205,7 +230,7 @@ def _options(args: argparse.Namespace, progress: Progress) -> Options:
         tiles=_tiles(args),
         memory=args.memory,
         window=args.window,
-        dtype={"32": None, "bf16": torch.bfloat16, "16": torch.float16}[args.precision],
+        dtype=_precision(args.precision, model),
         progress=progress,
         tell=_tell,
     )

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.registration import optical_flow_tvl1
 from torch import Tensor
 
 from stan.flow.base import FlowPair, OffsetSource
@@ -242,6 +241,8 @@ class TVL1Flow(PairwiseFlow):
 
     def pair(self, first: Image, second: Image) -> np.ndarray:
         """TV-L1 flow of one pair; scikit-image gives (row, column), this gives (x, y)."""
+        from skimage.registration import optical_flow_tvl1  # here: it loads SciPy, which takes a second
+
         s = self.settings
         rows, columns = optical_flow_tvl1(
             first.astype(np.float32) / 255,

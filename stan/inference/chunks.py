@@ -14,7 +14,7 @@ from torch import Tensor
 from stan.data.frame import Frame
 from stan.device import choose
 from stan.errors import StanError
-from stan.inference.clip import ClipRunner
+from stan.inference.clip import ClipRunner, device_of
 from stan.inference.levels import warn_untrained
 from stan.inference.memory import is_out_of_memory, release_memory
 from stan.inference.options import Options
@@ -65,11 +65,7 @@ class ChunkDenoiser:
         if self._upcoming is None:
             return iter(())
         height, width = self._upcoming.rgb.shape[1:]
-        if self.options.tiles is None:
-            o = self.options
-            self.plan = plan_tiles(
-                self.model, (height, width), frames=self.total, memory=o.memory, dtype=o.dtype, flow=o.flow
-            )
+        self.plan = planned(self.model, self.options, self.total, (height, width))
         log.info("denoising in %s", self.plan.describe(height, width, self.model.multiple))
         return self._run()
 
@@ -143,18 +139,34 @@ class ChunkDenoiser:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler, where no traceback holds the failed attempt's tensors any more.
-        release_memory(self.runner.device)
-        height, width = clip.shape[2:]
-        multiple = self.model.multiple
-        smaller = self.plan.halved(height, width, multiple)
-        if smaller is None:
-            raise StanError(
-                f"out of memory on {self.runner.device} even in "
-                f"{self.plan.describe(height, width, multiple)}; free some memory or use a smaller model"
-            )
-        log.warning("out of memory; trying again in %s", smaller.describe(height, width, multiple))
-        self.plan = smaller
+        self.plan = smaller(self.plan, self.model, tuple(clip.shape[2:]))
         return None
+
+
+def planned(model: VideoDenoiser, options: Options, total: int | None, size: tuple[int, int]) -> TilePlan:
+    """The plan that the options give for frames of `size` (H, W), or the one that fits into their memory."""
+    if options.tiles is not None:
+        return options.tiles
+    o = options
+    return plan_tiles(model, size, frames=total, memory=o.memory, dtype=o.dtype, flow=o.flow)
+
+
+def smaller(plan: TilePlan, model: VideoDenoiser, size: tuple[int, ...]) -> TilePlan:
+    """The plan to try after memory ran out with `plan` on frames of `size` (H, W); what is unused is given back.
+
+    Raises:
+        StanError: there is no smaller one.
+    """
+    device, (height, width) = device_of(model), size
+    release_memory(device)
+    less = plan.halved(height, width, model.multiple)
+    if less is None:
+        raise StanError(
+            f"out of memory on {device} even in {plan.describe(height, width, model.multiple)}; "
+            "free some memory or use a smaller model"
+        )
+    log.warning("out of memory; trying again in %s", less.describe(height, width, model.multiple))
+    return less
 
 
 def stack_sigma(chunk: list[Frame]) -> Tensor | None:

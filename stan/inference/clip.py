@@ -13,6 +13,7 @@ from stan.errors import StanError
 from stan.flow import FlowPair, PairwiseFlow
 from stan.inference.memory import trim_heap
 from stan.inference.pace import Pace, Tell
+from stan.inference.precision import DType, type_of
 from stan.inference.tiling import TilePlan, blend_weights, round_up
 
 if TYPE_CHECKING:
@@ -39,17 +40,17 @@ class ClipRunner:
         model: the network.
         flow: what estimates the flow of a chunk, or the flow of the whole video as `(T, 2, H, W)` or
             `(1, T, 2, H, W)` each; None takes ``model.source``, if the model looks at flow at all.
-        dtype: run the network under autocast in this type; None does not.
+        dtype: run the network under autocast in this type; None does not, "auto" where the device is fast at bfloat16.
 
     The flow is estimated once per chunk, on whole frames, and cropped for each tile: near a tile's border it
     then still knows what moves in from outside, and no pixel's flow is computed twice.
     """
 
     def __init__(
-        self, model: VideoDenoiser, flow: FlowOf | FlowPair | None = None, dtype: torch.dtype | None = None
+        self, model: VideoDenoiser, flow: FlowOf | FlowPair | None = None, dtype: DType = None
     ) -> None:
         self.model = model
-        self.dtype = dtype
+        self.dtype = type_of(dtype, device_of(model))
         self.pace = Pace(model)
         self.flow = flow
         if isinstance(flow, FlowPair):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from stan.data.frame import Frame
 from stan.errors import StanError
-from stan.inference.chunks import ChunkDenoiser
 from stan.inference.levels import NoiseLevels
 from stan.inference.options import DEFAULTS, Options
+from stan.inference.passes import denoiser
 from stan.inference.scenes import mark_scenes
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def denoise_chunks(
         records = _with_levels(frames, sigma)
     options = replace(options, **settings)
     ready = prepare(records, NoiseLevels(model, options), options)
-    return (frame.rgb for frame in ChunkDenoiser(model, options, total)(ready))
+    return (frame.rgb for frame in denoiser(model, options, total)(ready))
 
 
 def prepare(

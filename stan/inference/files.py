@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from stan.data.frame import Frame
 from stan.data.video import OutputSettings, PicturesClip, VideoClip, beside, open_output, open_source
 from stan.errors import StanError
-from stan.inference.chunks import ChunkDenoiser
 from stan.inference.denoise import prepare
 from stan.inference.levels import NoiseLevels, found_if_not_given
 from stan.inference.options import DEFAULTS, Options
 from stan.inference.overlap import Reading, Writing, uninterrupted
+from stan.inference.passes import denoiser
 
 if TYPE_CHECKING:
     from stan.data.video import PictureWriter, VideoWriter
@@ -77,7 +77,7 @@ def denoise_file(
     writer = open_output(output, source, settings)
     for line in writer.notes:
         options.tell(line)
-    network = ChunkDenoiser(model, options, len(source))
+    network = denoiser(model, options, len(source), ahead=2)
     room = int(_AHEAD_BYTES / (12 * source.properties.height * source.properties.width))
     room = min(max(room, 2), 32)
     interrupted = False
@@ -148,7 +148,7 @@ def preview_file(
             first, stop = max(0, number - reach), min(len(source), number + reach + 1)
             lead = max(0, first - _LEAD)
             window = list(prepare(source.frames(lead, stop), levels, options))[first - lead :]
-            network = ChunkDenoiser(model, replace(options, progress=None), len(window))
+            network = denoiser(model, replace(options, progress=None), len(window))
             frame = list(network(window))[number - first]
             writer.write(_to_write(replace(frame, name=f"{number:05d}"), source, settings))
             if options.progress is not None:

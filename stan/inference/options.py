@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from stan.flow import FlowPair
     from stan.inference.clip import FlowOf
+    from stan.inference.precision import DType
     from stan.inference.tiling import TilePlan
 
 
@@ -48,7 +49,7 @@ class Options:
             H, W)` each, or what estimates them; None takes ``model.source``. Streams take the latter only.
         clamp: clamp the result to [0, 1].
         dtype: run the network under autocast in this type (``torch.bfloat16``, ``torch.float16``); None does
-            not.
+            not; ``"auto"`` takes bfloat16 where the device has instructions for it.
         device: where to run; the model is moved there. None is where the model is.
         progress: called as ``progress(frames done, frames in all)``.
         tell: called with each line worth telling a person.
@@ -66,7 +67,7 @@ class Options:
     window: int | None = None
     flow: FlowPair | FlowOf | None = None
     clamp: bool = False
-    dtype: torch.dtype | None = None
+    dtype: DType = None
     device: str | torch.device | None = None
     progress: Progress | None = None
     tell: Callable[[str], None] = _silent

@@ -25,6 +25,7 @@ from stan.inference.memory import (
     peak_allocation,
     release_memory,
 )
+from stan.inference.precision import DType
 from stan.inference.tiling import TilePlan, round_up
 from stan.ops.backend import in_use
 from stan.source import source_hash
@@ -249,7 +250,7 @@ def plan_tiles(
     *,
     frames: int | None = None,
     memory: str | int | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DType = None,
     flow: FlowOf | FlowPair | None = None,
 ) -> TilePlan:
     """The plan with the least work of those that fit into a memory budget.

@@ -27,6 +27,7 @@ from stan.inference.files import Result
 from stan.inference.levels import NoiseLevels, found_if_not_given, warn_untrained
 from stan.inference.options import DEFAULTS, Options
 from stan.inference.overlap import Reading, Writing
+from stan.inference.passes import PassDenoiser, in_passes
 from stan.inference.tiling import TilePlan
 
 if TYPE_CHECKING:
@@ -133,6 +134,15 @@ class _Seen(NamedTuple):
     flow: FlowPair | None
 
 
+def stream_denoiser(model: VideoDenoiser, options: Options) -> StreamDenoiser | PassDenoiser:
+    """What denoises a stream: networks that go over the frames in passes keep what the earlier ones gave."""
+    reach = model.temporal_reach
+    if not in_passes(model, options) or options.window not in (None, 2 * reach + 1):
+        return StreamDenoiser(model, options)
+    seen = 2 * model.pass_reach
+    return PassDenoiser(model, replace(options, tiles=TilePlan(seen + 1, seen), memory=None), live=True)
+
+
 def denoise_stream(
     model: VideoDenoiser,
     input: str | BinaryIO,
@@ -154,7 +164,7 @@ def denoise_stream(
         BrokenPipeError: whoever reads the output has gone.
     """
     began = time.monotonic()
-    network = StreamDenoiser(model, options)
+    network = stream_denoiser(model, options)
     options = found_if_not_given(model, options)
     levels = NoiseLevels(model, options)
     count = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stan.models.base import AttentionMap, Trained, VideoDenoiser
+from stan.models.base import AttentionMap, Cleaned, Trained, VideoDenoiser
 from stan.models.checkpoint import describe, load, load_weights, read, save
 from stan.models.registry import build, names, register
 from stan.models.settings import Settings
@@ -11,6 +11,7 @@ from stan.models.two_pass import TwoPass, TwoPassSettings
 
 __all__ = [
     "AttentionMap",
+    "Cleaned",
     "Settings",
     "Stan",
     "Trained",

@@ -71,11 +71,28 @@ class AttentionMap(NamedTuple):
     frames: Tensor
 
 
+class Cleaned(NamedTuple):
+    """What a pass leaves of each frame for the next one.
+
+    Attributes:
+        frames: `(B, T, 3, H, W)` float32.
+        features: `(B, T, F, h, w)` float32, h and w a whole part of H and W; F may be 0.
+    """
+
+    frames: Tensor
+    features: Tensor
+
+
 class VideoDenoiser(nn.Module):
     """Base of the networks: checks and pads a noisy video, finds its flow, crops what the core returns.
 
     A subclass implements `forward_core`, which sees only sizes it likes: H and W multiples of `multiple`, and
     T of at least `least_frames`.
+
+    A network of `passes` over the frames can also be run pass by pass, so that a long video is computed as it comes
+    and nothing twice. Its output is then ``first_pass``, and ``passes - 1`` times ``next_pass`` with the flow of the
+    frames that the pass before has left; a pass looks at ``pass_reach`` frames each side. A clip of one frame has the
+    first pass only.
 
     Attributes:
         name: the registry's name.
@@ -87,7 +104,10 @@ class VideoDenoiser(nn.Module):
         least_frames: clips of fewer frames are extended by reflection in time.
         source: the offset source used when no flow is given.
         trained: what the weights were trained for; None for fresh weights.
+        passes: how many there are; 0 for a network that is run on whole clips only.
     """
+
+    passes: int = 0
 
     def __init__(
         self,
@@ -134,6 +154,37 @@ class VideoDenoiser(nn.Module):
         Arguments are those of `forward_core`; a network of one pass need not implement it.
         """
         return [self.forward_core(noisy, noise_map, flow)[0]]
+
+    @property
+    def pass_reach(self) -> int:
+        """Frames each side that a pass after the first looks at."""
+        return self.temporal_reach // max(1, self.passes - 1)
+
+    def first_pass(self, noisy: Tensor, noise_map: Tensor | None) -> Cleaned:
+        """The first pass, which sees single frames.
+
+        Args:
+            noisy, noise_map: as for `forward_core`; a map of one number a frame, `(B, T, 1, 1, 1)`, will do.
+        """
+        raise TypeError(f"{type(self).__name__} has no passes: passes={self.passes}")
+
+    def next_pass(
+        self,
+        noisy: Tensor,
+        noise_map: Tensor | None,
+        before: Cleaned,
+        flow: FlowPair,
+        keep: slice = slice(None),
+    ) -> Cleaned:
+        """A pass after the first, of frames `keep` of a clip; the others are only looked at.
+
+        Args:
+            noisy, noise_map: as for `first_pass`.
+            before: what the pass before has left.
+            flow: of ``before.frames``.
+            keep: of the clip's frames.
+        """
+        raise TypeError(f"{type(self).__name__} has no passes: passes={self.passes}")
 
     def needs_flow(self) -> bool:
         """Whether `forward_core` looks at the flow; where not, none is estimated."""

@@ -11,7 +11,9 @@ serves both, and time pays from the first steps on.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Annotated, Any
 
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 import stan.flow
 from stan.errors import ConfigError
 from stan.flow import FlowPair
-from stan.models.base import AttentionMap, VideoDenoiser
+from stan.models.base import AttentionMap, Cleaned, VideoDenoiser
 from stan.models.merge import GRID, Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.unet import UNet
@@ -134,47 +136,142 @@ class TwoPass(VideoDenoiser):
     ) -> tuple[Tensor, list[AttentionMap]]:
         """See `VideoDenoiser.forward_core`."""
         estimates, merged = self._passes(noisy, noise_map, flow)
-        return estimates[-1], [attention_map(merged)] if return_matches else []
+        if not return_matches:
+            return estimates[-1], []
+        return estimates[-1], [attention_map(merged or self._alone(noisy, block_level(noise_map, noisy)))]
 
     def estimates_core(self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None) -> list[Tensor]:
         """See `VideoDenoiser.estimates_core`: the result of each pass."""
         return self._passes(noisy, noise_map, flow)[0]
 
+    def first_pass(self, noisy: Tensor, noise_map: Tensor | None) -> Cleaned:
+        """See `VideoDenoiser.first_pass`."""
+        level = block_level(noise_map, noisy)
+        if not torch.is_grad_enabled():
+            return self._clean_alone(noisy, level)
+        return self._clean(noisy, level, self._alone(noisy, level))
+
+    def next_pass(
+        self,
+        noisy: Tensor,
+        noise_map: Tensor | None,
+        before: Cleaned,
+        flow: FlowPair,
+        keep: slice = slice(None),
+    ) -> Cleaned:
+        """See `VideoDenoiser.next_pass`."""
+        return self._again(noisy, block_level(noise_map, noisy), before, flow, keep)[0]
+
     def _passes(
         self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None
-    ) -> tuple[list[Tensor], Merged]:
+    ) -> tuple[list[Tensor], Merged | None]:
         """The results of all passes, and what the last of them merged. A single frame needs but one pass."""
-        assert noise_map is not None  # it is not blind
-        t = noisy.shape[1]
-        level = F.avg_pool2d(noise_map.flatten(0, 1), BLOCK).unflatten(0, (-1, t)).float()  # (B, T, 1, h, w)
-        features = level.new_zeros(*level.shape[:2], self.features, *level.shape[3:])
-        merged = alone(noisy.float(), noisy.float(), features, level)
-        clean, features = self._clean(noisy, level, merged)
-        estimates = [clean]
-        for _ in range(self.passes - 1 if t > 1 else 0):
-            seen = clean.detach()
-            merged = self.merge(noisy, seen, features, level, self.source(seen) if flow is None else flow)
-            clean, features = self._clean(noisy, level, merged)
-            estimates.append(clean)
+        cleaned = self.first_pass(noisy, noise_map)
+        level = block_level(noise_map, noisy)
+        estimates, merged = [cleaned.frames], None
+        for _ in range(self.passes - 1 if noisy.shape[1] > 1 else 0):
+            before = Cleaned(cleaned.frames.detach(), cleaned.features)
+            displacement = self.source(before.frames) if flow is None else flow
+            cleaned, merged = self._again(noisy, level, before, displacement)
+            estimates.append(cleaned.frames)
         return estimates, merged
 
-    def _clean(self, noisy: Tensor, level: Tensor, merged: Merged) -> tuple[Tensor, Tensor]:
-        """One pass of the network: the merged frames with what is to be changed in them, `(B, T, 3, H, W)`, and the
-        features for the next pass, `(B, T, F, h, w)`."""
-        t = noisy.shape[1]
-        mean = blocks(merged.noisy)  # (N, 12, h, w)
-        known = [x.flatten(0, 1) for x in (merged.features, level, merged.remaining, merged.evidence)]
-        result = each(self.clean, torch.cat([blocks(noisy), mean, blocks(merged.cleaned), *known], 1))
-        change, features = result[:, : mean.shape[1]], result[:, mean.shape[1] :]
-        return unblocks(mean + change, t), features.unflatten(0, (-1, t))
+    def _again(
+        self, noisy: Tensor, level: Tensor, before: Cleaned, flow: FlowPair, keep: slice = slice(None)
+    ) -> tuple[Cleaned, Merged]:
+        """Merge the frames and clean the mean of those of `keep`; also what the merge gave."""
+        merged = self.merge(noisy, before.frames, before.features, level, flow)
+        kept = Merged(*(x[:, keep] for x in merged))
+        return self._clean(noisy[:, keep], level[:, keep], kept), kept
+
+    def _alone(self, noisy: Tensor, level: Tensor) -> Merged:
+        """What the first pass sees in place of merged frames."""
+        features = level.new_zeros(*level.shape[:2], self.features, *level.shape[3:])
+        return alone(noisy.float(), noisy.float(), features, level)
+
+    def _clean(self, noisy: Tensor, level: Tensor, merged: Merged) -> Cleaned:
+        """One pass of the network: the merged frames with what is to be changed in them, and features."""
+        b, t = noisy.shape[:2]
+        pictures = noisy, merged.noisy, merged.cleaned
+        maps = merged.features, level, merged.remaining, merged.evidence
+        if torch.is_grad_enabled():
+            x = torch.cat([*map(blocks, pictures), *(m.flatten(0, 1) for m in maps)], 1)
+            result = self.clean(x.contiguous(memory_format=torch.channels_last)).float()
+            mean = blocks(merged.noisy)
+            change, features = result[:, : mean.shape[1]], result[:, mean.shape[1] :]
+            return Cleaned(unblocks(mean + change, t), features.unflatten(0, (b, t)))
+        flat = [[p.flatten(0, 1) for p in parts] for parts in (pictures, maps)]
+        results = (
+            self.clean(laid_out([p[n] for p in flat[0]], [m[n] for m in flat[1]])) for n in range(b * t)
+        )
+        return self._changed(merged.noisy, results)
+
+    def _clean_alone(self, noisy: Tensor, level: Tensor) -> Cleaned:
+        """`_clean` of single frames, whose channels repeat each other: they are 14, with the weights of the first
+        convolution added up."""
+        enter, planes, f = self.clean.enter, 3 * BLOCK**2, self.features
+        w = enter.weight.float()
+        seen = w[:, : 3 * planes].unflatten(1, (3, planes)).sum(1)
+        levels, evidence = w[:, 3 * planes + f :][:, :2].sum(1, keepdim=True), w[:, 3 * planes + f + 2 :]
+        known = torch.einsum("oekl,e->okl", evidence, ALONE.to(w))[:, None]
+        weight = torch.cat([seen, levels, known], 1)  # (channels, 14, 3, 3)
+        frames, level = noisy.flatten(0, 1), level.flatten(0, 1)
+        one = torch.ones_like(level[0])
+
+        def results() -> Iterator[Tensor]:
+            for frame, sigma in zip(frames, level):
+                x = F.conv2d(laid_out([frame], [sigma, one]), weight, enter.bias, padding=1)
+                yield self.clean.inner(x)
+
+        return self._changed(noisy, results())
+
+    def _changed(self, mean: Tensor, results: Iterable[Tensor]) -> Cleaned:
+        """The frames `mean` changed by what the network gives for one after the other, without gradient."""
+        b, t, _, height, width = mean.shape
+        h, w = height // BLOCK, width // BLOCK
+        clean = torch.empty(b * t, 3, height, width, device=mean.device)
+        features = clean.new_empty(b * t, self.features, h, w)
+        for n, (before, result) in enumerate(zip(mean.flatten(0, 1), results)):
+            change = result[0, : -self.features or None].unflatten(0, (3, BLOCK, BLOCK))
+            for i, j in product(range(BLOCK), repeat=2):  # pixel by pixel of a block: long runs along a row
+                at = (slice(None), slice(i, None, BLOCK), slice(j, None, BLOCK))
+                torch.add(before[at], change[:, i, j], out=clean[n][at])
+            features[n] = result[0, change.shape[0] * BLOCK**2 :]
+        return Cleaned(clean.unflatten(0, (b, t)), features.unflatten(0, (b, t)))
 
 
-def each(network: UNet, x: Tensor) -> Tensor:
-    """Run `network` on `(N, C, h, w)`; without gradients frame by frame, whose features stay in the cache."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    if torch.is_grad_enabled() or x.shape[0] == 1:
-        return network(x).float()
-    return torch.cat([network(frame).float() for frame in x.split(1)])
+ALONE = alone(*(torch.zeros(1, 1, c, 1, 1) for c in (3, 3, 0, 1))).evidence.flatten()
+"""The evidence that a frame without matches has, `(3,)`."""
+
+
+def block_level(noise_map: Tensor | None, noisy: Tensor) -> Tensor:
+    """The noise level of each block, `(B, T, 1, h, w)` float32, from one of each pixel or each frame."""
+    assert noise_map is not None  # these networks are not blind
+    b, t, _, height, width = noisy.shape
+    if noise_map.shape[-2:] == (1, 1) != (height, width):
+        return noise_map.float().expand(b, t, 1, height // BLOCK, width // BLOCK)
+    return F.avg_pool2d(noise_map.flatten(0, 1), BLOCK).unflatten(0, (b, t)).float()
+
+
+def laid_out(pictures: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
+    """Pictures `(3, H, W)`, by blocks, and maps `(C, h, w)` as one input of the network, `(1, channels, h, w)`:
+    at once in the type and order in which the convolution reads it."""
+    height, width = pictures[0].shape[1:]
+    h, w = height // BLOCK, width // BLOCK
+    kind = pictures[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    channels = 3 * BLOCK**2 * len(pictures) + sum(len(m) for m in maps)
+    x = torch.empty(channels, h, w, dtype=dtype, device=pictures[0].device)
+    at = 0
+    for picture in pictures:
+        picture = picture.unflatten(1, (h, BLOCK)).unflatten(3, (w, BLOCK))  # (3, h, 2, w, 2)
+        stop = at + 3 * BLOCK**2
+        x[at:stop].view(3, BLOCK, BLOCK, h, w).copy_(picture.permute(0, 2, 4, 1, 3))
+        at = stop
+    for m in maps:
+        x[at : at + len(m)] = m
+        at += len(m)
+    return x[None].contiguous(memory_format=torch.channels_last)
 
 
 def blocks(video: Tensor) -> Tensor:

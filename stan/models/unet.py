@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same."""
-        return x + self.second(F.relu(self.first(x), inplace=True))
+        return added(self.second(F.relu(self.first(x), inplace=True)), x)
 
 
 class UNet(nn.Module):
@@ -47,7 +48,10 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, inputs, H, W)` to `(N, outputs, H, W)`."""
-        x = self.enter(x)
+        return self.inner(self.enter(x))
+
+    def inner(self, x: Tensor) -> Tensor:
+        """All behind the first convolution: `(N, channels[0], H, W)` to `(N, outputs, H, W)`."""
         skips = []
         for level, encoder in enumerate(self.encoders):
             if level > 0:
@@ -56,8 +60,13 @@ class UNet(nn.Module):
             skips.append(x)
         skips.pop()
         for level in reversed(range(len(self.ups))):
-            x = self.decoders[level](self.ups[level](x) + skips[level])
+            x = self.decoders[level](added(self.ups[level](x), skips[level]))
         return self.leave(x)
+
+
+def added(fresh: Tensor, other: Tensor) -> Tensor:
+    """The sum; where no gradient is wanted it takes the place of `fresh`, which nobody else holds."""
+    return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
 
 
 def units(channels: int, depth: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stan.errors import ConfigError
 from stan.flow import FlowPair
-from stan.models import TwoPass, build
+from stan.models import Cleaned, TwoPass, build
 from stan.models.merge import GRID, Merge, repeated
 
 SIGMA = 30 / 255
@@ -224,3 +224,39 @@ def test_extreme_levels_stay_finite(sigma: float) -> None:
 def test_settings_are_checked(setting: str, value: object) -> None:
     with pytest.raises(ConfigError, match=setting):
         tiny(**{setting: value})
+
+
+@pytest.mark.parametrize("features", [0, 5])
+def test_without_gradient_the_same_is_computed(features: int) -> None:
+    """Where no gradient is wanted, the input is laid out, the first convolution folded and sums taken in place."""
+    network = tiny(features=features)
+    noisy = waves(6, 24, 32, (1.0, -0.5)) + noise_like(torch.zeros(1, 6, 3, 24, 32))
+    sigma = torch.linspace(10, 40, 6)[None]
+    expected = [e.detach() for e in network.estimates(noisy, sigma)]
+    with torch.no_grad():
+        for ours, theirs in zip(network.estimates(noisy, sigma), expected):
+            torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+def test_passes_one_by_one_are_the_whole() -> None:
+    """First pass, flow, next pass of a part of the frames: bit for bit what the network gives for these."""
+    network = tiny()
+    noisy = waves(9, 24, 32, (1.0, -0.5)) + noise_like(torch.zeros(1, 9, 3, 24, 32))
+    with torch.no_grad():
+        whole = network(noisy, 30.0)
+        level = torch.full((1, 9, 1, 1, 1), 30 / 255)
+        first = Cleaned(
+            *(torch.cat(x, 1) for x in zip(*(network.first_pass(f, level[:, :1]) for f in noisy.split(1, 1))))
+        )
+        flow = network.source(first.frames)
+        again = network.next_pass(noisy, level, first, flow, slice(3, 6))
+        middle = slice(1, 8)  # the frames that 3 to 5 look at
+        part = network.next_pass(
+            noisy[:, middle],
+            level[:, middle],
+            Cleaned(*(x[:, middle] for x in first)),
+            FlowPair(*(f[:, middle] for f in flow)),
+            slice(2, 5),
+        )
+    assert torch.equal(again.frames, whole[:, 3:6])
+    assert torch.equal(part.frames, whole[:, 3:6])

@@ -1,0 +1,297 @@
+"""Networks that go over the frames in passes, on frames as they come: each pass follows the one before at a small
+distance, so that no frame is cleaned twice, and no flow estimated twice, whatever the length."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stan.data.frame import Frame
+from stan.device import choose
+from stan.flow import FlowPair, PairwiseFlow, ZeroFlow
+from stan.inference.chunks import ChunkDenoiser, planned, smaller
+from stan.inference.clip import as_float, device_of, evaluating
+from stan.inference.levels import warn_untrained
+from stan.inference.memory import is_out_of_memory, release_memory
+from stan.inference.options import Options
+from stan.inference.overlap import Reading
+from stan.inference.precision import type_of
+from stan.inference.tiling import TilePlan, blend_weights
+from stan.models.base import Cleaned, pad_space
+
+if TYPE_CHECKING:
+    from stan.models import VideoDenoiser
+
+log = logging.getLogger("stan.inference")
+
+
+def in_passes(model: VideoDenoiser, options: Options) -> bool:
+    """Whether the network can be run pass by pass: it has passes, and flow needs no more than two neighbours."""
+    return model.passes > 0 and options.flow is None and isinstance(model.source, PairwiseFlow | ZeroFlow)
+
+
+def denoiser(
+    model: VideoDenoiser, options: Options, total: int | None = None, ahead: int = 0
+) -> PassDenoiser | ChunkDenoiser:
+    """What takes frames through the network: pass by pass where it can be, else in chunks. Arguments as for these."""
+    if in_passes(model, options):
+        return PassDenoiser(model, options, total, ahead=ahead)
+    return ChunkDenoiser(model, options, total)
+
+
+@dataclass(eq=False)
+class _Seen:
+    """A frame between two passes; tensors are on the model's device, padded to the size it likes."""
+
+    frame: Frame
+    noisy: Tensor  # (3, H, W)
+    level: Tensor | None  # (1, 1, 1) or (1, H, W), in units of the video
+    frames: Tensor  # (3, H, W), what the last pass made of it
+    features: Tensor  # (F, h, w)
+    flow: FlowPair | None = None  # (2, H, W) each: from the frame before to this one, and back
+
+
+class PassDenoiser:
+    """The network on frames as they come, pass by pass; no pass looks across a cut.
+
+    A pass after the first takes frames in groups, as the search works on whole clips: a group and the frames that it
+    looks at are the `frames` of the tile plan. The result is that of the whole scene in one piece, up to rounding
+    unless there are tiles. When memory runs out, smaller groups are tried, then smaller tiles.
+
+    Args:
+        model: the network; see `in_passes`.
+        options: how.
+        total: number of frames if it is known, for the progress and the memory plan.
+        ahead: frames that the first pass runs ahead in a thread of its own, so that no core waits; 0 has none.
+        live: give out a frame as soon as `delay` later ones are there, also at the start of a scene, where the frames
+            on one side are fewer then.
+    """
+
+    def __init__(
+        self,
+        model: VideoDenoiser,
+        options: Options,
+        total: int | None = None,
+        *,
+        ahead: int = 0,
+        live: bool = False,
+    ) -> None:
+        if options.device is not None:
+            model.to(choose(options.device))
+        self.model, self.options, self.total = model, options, total
+        self.device = device_of(model)
+        self.dtype = type_of(options.dtype, self.device)
+        self.plan = options.tiles or TilePlan()
+        self.reach = model.pass_reach
+        self.delay = 0 if model.causal else model.temporal_reach
+        self.window = 2 * model.temporal_reach + 1
+        self._slots = self.reach + 1 if model.causal else 2 * self.reach + 1
+        self._ahead, self._live = ahead, live
+        self._computed = 0  # frames, each counted once for each pass
+
+    def __call__(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """The frames with denoised pixels; the first one is taken at once.
+
+        Args:
+            frames: as `stan.inference.denoise.prepare` gives them.
+
+        Raises:
+            StanError: if memory does not suffice for the smallest tiles.
+            ConfigError: for a `memory` that is no size.
+        """
+        frames = warn_untrained(frames, self.model)
+        first = next(frames, None)
+        if first is None:
+            return iter(())
+        height, width = first.rgb.shape[1:]
+        if not self._live:
+            self.plan = planned(self.model, self.options, self.total, (height, width))
+            log.info("denoising in %s", self.plan.describe(height, width, self.model.multiple))
+        return self._run(first, frames)
+
+    def _run(self, first: Frame, frames: Iterator[Frame]) -> Iterator[Frame]:
+        def all_frames() -> Iterator[Frame]:
+            yield first
+            yield from frames
+
+        with evaluating(self.model):
+            begun = map(self._first, all_frames())
+            if self._ahead:
+                with Reading(begun, self._ahead, name="stan-first-pass") as reading:
+                    yield from self._finished(iter(reading))
+            else:
+                yield from self._finished(begun)
+
+    def _finished(self, seen: Iterator[_Seen]) -> Iterator[Frame]:
+        """The frames behind all passes after the first."""
+        for _ in range(self.model.passes - 1):
+            seen = self._again(seen)
+        for item in seen:
+            height, width = item.frame.rgb.shape[1:]
+            rgb = item.frames[:, :height, :width].cpu()
+            rgb = rgb.clamp(0, 1) if self.options.clamp else rgb.clone()  # a view would keep the group alive
+            yield replace(item.frame, rgb=rgb, noisy=item.frame.rgb)
+
+    def _first(self, frame: Frame) -> _Seen:
+        """A frame behind the first pass."""
+        rgb = as_float(frame.rgb.to(self.device))
+        height, width = rgb.shape[1:]
+        more = -height % self.model.multiple, -width % self.model.multiple
+        noisy = pad_space(rgb[None, None], *more)
+        level = None
+        if isinstance(frame.sigma, Tensor):
+            level = frame.sigma.to(self.device)[None, None] / 255
+            level = level if level.numel() == 1 else pad_space(level, *more)
+        made = None
+        while made is None:
+            made = self._tiled(
+                noisy, lambda at: self.model.first_pass(noisy[at].contiguous(), _window(level, at))
+            )
+        self._tell(1)
+        return _Seen(frame, noisy[0, 0], None if level is None else level[0, 0], *(x[0, 0] for x in made))
+
+    def _again(self, seen: Iterator[_Seen]) -> Iterator[_Seen]:
+        """The frames behind one more pass.
+
+        `held` are frames of one scene: those before number `done` are behind the pass, and of them only as many are
+        kept as the last frames of a scene look back at.
+        """
+        later = 0 if self.model.causal else self.reach
+        held: list[_Seen] = []
+        done = 0
+        for item in seen:
+            if item.frame.begins_scene:
+                yield from self._pass(held, done, len(held))
+                held, done = [], 0
+            held.append(item)
+            ready = len(held) - later  # frames before this number have all that they look at
+            if ready - done >= self._group and (self._live or len(held) >= self._slots):
+                yield from self._pass(held, done, ready)
+                past = max(0, ready - 2 * self.reach)
+                del held[:past]
+                done = ready - past
+        yield from self._pass(held, done, len(held))
+
+    @property
+    def _group(self) -> int:
+        """Frames that a pass takes together."""
+        return max(1, self.plan.frames - 2 * self.reach)
+
+    def _pass(self, held: Sequence[_Seen], done: int, stop: int) -> Iterator[_Seen]:
+        """The frames `done` to `stop` of those held, behind the pass."""
+        if len(held) == 1 and not (self._live and self.model.causal):
+            yield from held[done:stop]  # a scene of one frame, which has but the first pass
+            return
+        while done < stop:
+            end = min(done + self._group, stop)
+            until = min(len(held), max(end + self.reach, self._slots))
+            begin = max(0, min(done - self.reach, until - self._slots))
+            made = self._merged(held[begin:until], slice(done - begin, end - begin))
+            if made is None:
+                continue  # out of memory: again, with the smaller plan
+            self._tell(end - done)
+            for item, frames, features in zip(held[done:end], made.frames[0], made.features[0]):
+                yield replace(item, frames=frames, features=features, flow=None)
+            done = end
+
+    def _merged(self, clip: Sequence[_Seen], keep: slice) -> Cleaned | None:
+        """The frames `keep` of a clip behind the pass; None if memory ran out."""
+        flow = self._flow(clip)
+        noisy, frames, features = (
+            torch.stack([getattr(item, name) for item in clip])[None]
+            for name in ("noisy", "frames", "features")
+        )
+        levels = [item.level for item in clip if item.level is not None]
+        level = None
+        if levels:
+            largest = max(levels, key=lambda x: x.numel())
+            level = torch.stack([x.expand_as(largest) for x in levels])[None]
+        scale = noisy.shape[-1] // features.shape[-1]
+
+        def run(at: Window) -> Cleaned:
+            small = (..., *(slice(*(x and x // scale for x in (s.start, s.stop))) for s in at[1:]))
+            before = Cleaned(frames[at].contiguous(), features[small].contiguous())
+            pair = FlowPair(*(f[at].contiguous() for f in flow))
+            return self.model.next_pass(noisy[at].contiguous(), _window(level, at), before, pair, keep)
+
+        return self._tiled(noisy, run)
+
+    def _flow(self, clip: Sequence[_Seen]) -> FlowPair:
+        """The flow of a clip, `(1, T, 2, H, W)` each; that between two neighbours is estimated once."""
+        first = next((n for n, item in enumerate(clip) if n > 0 and item.flow is None), None)
+        if first is not None:
+            with torch.no_grad():
+                pair = self.model.source(torch.stack([item.frames for item in clip[first - 1 :]])[None])
+            for n, item in enumerate(clip[first:]):
+                item.flow = FlowPair(pair.forward[0, n], pair.backward[0, n + 1])
+        known = [item.flow for item in clip[1:] if item.flow is not None]
+        zero = torch.zeros_like(clip[0].noisy[:2])
+        forward = torch.stack([*(f.forward for f in known), zero])[None]
+        return FlowPair(forward, torch.stack([zero, *(f.backward for f in known)])[None])
+
+    def _tiled(self, noisy: Tensor, run: Callable[[Window], Cleaned]) -> Cleaned | None:
+        """What `run` makes of the parts of frames `(1, T, 3, H, W)`, put together; None if memory ran out, after which
+        the plan is smaller."""
+        height, width = noisy.shape[-2:]
+        cast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+        try:
+            with torch.no_grad(), cast:
+                return self._parts(height, width, run)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler, where no traceback holds the failed attempt's tensors any more.
+        self.plan = self._less(height, width)
+        return None
+
+    def _less(self, height: int, width: int) -> TilePlan:
+        """The plan to try after memory ran out: half the group, which costs little here, before smaller tiles."""
+        if self._group == 1:
+            return smaller(self.plan, self.model, (height, width))
+        frames = self._group // 2 + 2 * self.reach
+        less = replace(self.plan, frames=frames, frame_overlap=min(self.plan.frame_overlap, frames - 1))
+        release_memory(self.device)
+        log.warning("out of memory; trying again in %s", less.describe(height, width, self.model.multiple))
+        return less
+
+    def _parts(self, height: int, width: int, run: Callable[[Window], Cleaned]) -> Cleaned:
+        rows, columns = self.plan.spans(height, width, self.model.multiple)
+        if len(rows) * len(columns) == 1:
+            return run((..., slice(None), slice(None)))
+        whole: Cleaned | None = None
+        for (top, bottom), weight_y in zip(rows, blend_weights(rows)):
+            for (left, right), weight_x in zip(columns, blend_weights(columns)):
+                part = run((..., slice(top, bottom), slice(left, right)))
+                weight = (weight_y[:, None] * weight_x).to(self.device)  # (h, w)
+                scales = [(bottom - top) // x.shape[3] for x in part]
+                if whole is None:
+                    whole = Cleaned(
+                        *(x.new_zeros(*x.shape[:3], height // s, width // s) for x, s in zip(part, scales))
+                    )
+                for total, x, s in zip(whole, part, scales):
+                    at = (..., slice(top // s, bottom // s), slice(left // s, right // s))
+                    total[at].addcmul_(x, F.avg_pool2d(weight[None], s)[0])
+        assert whole is not None
+        return whole
+
+    def _tell(self, frames: int) -> None:
+        """So many frames are behind one more pass."""
+        self._computed += frames
+        if self.options.progress is not None and not self._live:
+            self.options.progress(self._computed / self.model.passes, self.total)
+
+
+Window = tuple[object, slice, slice]
+"""An index of rows and columns, behind any leading axes."""
+
+
+def _window(level: Tensor | None, at: Window) -> Tensor | None:
+    """A noise map's part; one number a frame is the same everywhere."""
+    return level if level is None or level.shape[-2:] == (1, 1) else level[at].contiguous()
