@@ -21,6 +21,7 @@ Image: TypeAlias = np.ndarray
 """A grey frame, `(H, W)` uint8."""
 
 Blur = Annotated[float, below(0, 100)]
+Downscale = Literal[1, 2, 4]
 Threads = Annotated[int, at_least(1)] | None
 Count = Annotated[int, at_least(1)]
 Positive = Annotated[float, above(0)]
@@ -44,22 +45,29 @@ class PairwiseFlow(OffsetSource):
     """Base of the estimators that take two grey frames. The result carries no gradient.
 
     Frames are clipped to [0, 1], turned grey (BT.601 luma, which also averages the noise of the channels),
-    blurred against noise, and rounded to 8 bit. Frames smaller than `smallest` pixels are enlarged by
-    repeating their border. Pairs are shared out over threads (the libraries release the interpreter's lock).
+    reduced by area average, blurred against noise, and rounded to 8 bit, once each. Frames smaller than `smallest`
+    pixels are enlarged by repeating their border. Pairs in both directions are shared out over threads (the
+    libraries release the interpreter's lock). Flow of reduced frames is enlarged bilinearly.
 
     Args:
-        blur: standard deviation of a Gaussian blur before the estimation, in pixels; 0 is none.
+        blur: standard deviation of a Gaussian blur before the estimation, in pixels of the size at which the flow is
+            estimated; 0 is none.
+        downscale: estimate at this part of the size: 2 is a quarter of the pixels and of the time, and costs
+            accuracy.
         threads: worker threads; null takes as many as torch uses.
-        settings: further settings of the subclass, which may leave out the two above.
+        settings: further settings of the subclass, which may leave out the three above.
     """
 
     smallest: ClassVar[int] = 16
 
-    def __init__(self, *, blur: Blur = 0.0, threads: Threads = None, **settings: object) -> None:
+    def __init__(
+        self, *, blur: Blur = 0.0, downscale: Downscale = 1, threads: Threads = None, **settings: object
+    ) -> None:
         offered = settings_of(type(self))
-        common = {"blur": blur, "threads": threads}
+        common = {"blur": blur, "downscale": downscale, "threads": threads}
         super().__init__(**{name: common[name] for name in common if name in offered}, **settings)
         self.blur = blur
+        self.downscale = downscale
         self.threads = threads
 
     def pair(self, first: Image, second: Image) -> np.ndarray:
@@ -71,28 +79,32 @@ class PairwiseFlow(OffsetSource):
         red, green, blue = video.detach().float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).unbind(2)
         grey = 0.299 * red + 0.587 * green + 0.114 * blue  # (B, T, H, W)
         h, w = grey.shape[-2:]
-        if min(h, w) < self.smallest:
-            grey = F.pad(grey, (0, max(0, self.smallest - w), 0, max(0, self.smallest - h)), mode="replicate")
+        below, right = (self._padded(side) - side for side in (h, w))
+        if below or right:
+            grey = F.pad(grey, (0, right, 0, below), mode="replicate")
+        if self.downscale > 1:
+            grey = F.avg_pool2d(grey, self.downscale)
         frames = (grey * 255).cpu().numpy()
         if self.blur > 0:
             flat = frames.reshape(-1, *frames.shape[2:])
             for frame in flat:
                 frame[:] = cv2.GaussianBlur(frame, (0, 0), self.blur, borderType=cv2.BORDER_REFLECT_101)
-        return np.rint(frames).astype(np.uint8)
+        return np.rint(frames, out=frames).astype(np.uint8)
 
     @torch.no_grad()
     def estimate(self, video: Tensor) -> FlowPair:
         """Estimate all neighbouring pairs in both directions."""
         b, t, _, h, w = video.shape
         frames = self.grey(video)
-        flow = np.zeros((2, b, t, h, w, 2), np.float32)
-        jobs = [(i, s, s + 1, 0) for i in range(b) for s in range(t - 1)]
-        jobs += [(i, s, s - 1, 1) for i in range(b) for s in range(1, t)]
+        flow = torch.zeros(2, b, t, 2, *frames.shape[2:])
+        planes = flow.numpy()  # the same memory
+        jobs = [(0, i, s, s + 1) for i in range(b) for s in range(t - 1)]
+        jobs += [(1, i, s, s - 1) for i in range(b) for s in range(1, t)]
 
         def run(job: tuple[int, int, int, int]) -> None:
-            clip, source, target, direction = job
-            estimated = self.pair(frames[clip, source], frames[clip, target])
-            flow[direction, clip, source] = estimated[:h, :w]
+            direction, clip, source, target = job
+            estimated = self.pair(frames[clip, source], frames[clip, target])  # (H', W', 2)
+            planes[direction, clip, source] = estimated.transpose(2, 0, 1)
 
         threads = min(self.threads or torch.get_num_threads(), len(jobs))
         if threads <= 1:
@@ -101,9 +113,24 @@ class PairwiseFlow(OffsetSource):
         else:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(run, jobs))
-        flow = np.nan_to_num(flow, nan=0.0, posinf=0.0, neginf=0.0)
-        pair = torch.from_numpy(flow).permute(0, 1, 2, 5, 3, 4).contiguous().to(video.device)
-        return FlowPair(pair[0], pair[1])  # each (B, T, 2, H, W)
+        if not np.isfinite(planes).all():
+            flow.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        flow = enlarged(flow.to(video.device), self.downscale)[..., :h, :w].contiguous()
+        return FlowPair(flow[0], flow[1])  # each (B, T, 2, H, W)
+
+    def _padded(self, side: int) -> int:
+        """A side of the frame, enlarged to what the estimator needs and to a multiple of `downscale`."""
+        return -(-max(side, self.smallest * self.downscale) // self.downscale) * self.downscale
+
+
+def enlarged(flow: Tensor, times: int) -> Tensor:
+    """Flow `(..., 2, h, w)` at `times` the size, bilinearly, in the larger pixels."""
+    if times == 1 or flow.numel() == 0:
+        return flow.reshape(*flow.shape[:-2], flow.shape[-2] * times, flow.shape[-1] * times)
+    large = F.interpolate(
+        flow.flatten(0, -4), scale_factor=times, mode="bilinear", align_corners=False
+    )  # (N, 2, H, W)
+    return (large * times).unflatten(0, flow.shape[:-3])
 
 
 @sources.register("dis")
@@ -125,9 +152,10 @@ class DISFlow(PairwiseFlow):
         *,
         preset: Literal["ultrafast", "fast", "medium"] = "medium",
         blur: Blur = 0.7,
+        downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
-        super().__init__(preset=preset, blur=blur, threads=threads)
+        super().__init__(preset=preset, blur=blur, downscale=downscale, threads=threads)
         self.preset = preset
 
     @property
@@ -168,6 +196,7 @@ class FarnebackFlow(PairwiseFlow):
         iterations: Count = 3,
         neighbourhood: Literal[5, 7] = 7,
         blur: Blur = 0.0,
+        downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
         super().__init__(
@@ -176,6 +205,7 @@ class FarnebackFlow(PairwiseFlow):
             iterations=iterations,
             neighbourhood=neighbourhood,
             blur=blur,
+            downscale=downscale,
             threads=threads,
         )
 
@@ -222,6 +252,7 @@ class TVL1Flow(PairwiseFlow):
         iterations: Count = 10,
         tolerance: Positive = 1e-4,
         blur: Blur = 0.0,
+        downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
         super().__init__(
@@ -231,6 +262,7 @@ class TVL1Flow(PairwiseFlow):
             iterations=iterations,
             tolerance=tolerance,
             blur=blur,
+            downscale=downscale,
             threads=threads,
         )
 

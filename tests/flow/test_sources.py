@@ -47,6 +47,30 @@ def test_translation_is_found(name: str, motion: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize("name", ESTIMATED)
+@pytest.mark.parametrize("downscale", [2, 4])
+def test_translation_is_found_at_reduced_size(name: str, downscale: int) -> None:
+    """In the pixels of the whole frame, also where its sides (here 97 x 123) are no multiple of the reduction."""
+    motion = (-4.5, 2.25)
+    flow = stan.flow.build(name, downscale=downscale)(translated(motion, size=(97, 123)))
+    assert flow.forward.shape == (1, 3, 2, 97, 123)
+    for t in range(2):
+        assert errors(flow.forward[0, t], motion).median() < 0.1 * downscale
+        assert errors(flow.backward[0, t + 1], (4.5, -2.25)).median() < 0.1 * downscale
+    assert not flow.forward[:, -1].any()
+    assert not flow.backward[:, 0].any()
+
+
+def test_reduced_frames_are_area_averages() -> None:
+    """A frame whose blocks of 4 x 4 pixels are even looks to the estimator like the frame of its blocks."""
+    small = translated((1.0, 0.5))
+    large = small.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    expected = stan.flow.build("dis")(small).forward
+    flow = stan.flow.build("dis", downscale=4)(large).forward
+    inner = flow.unflatten(-1, (-1, 4)).mean(-1).unflatten(-2, (-1, 4)).mean(-2) / 4  # of each block
+    assert (inner - expected)[..., 2:-2, 2:-2].abs().median() < 0.02
+
+
+@pytest.mark.parametrize("name", ESTIMATED)
 def test_flow_survives_noise(name: str) -> None:
     clean = translated((2.0, 1.0))
     noisy = clean + torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)) * 15 / 255
@@ -80,11 +104,14 @@ def test_zero_is_zero() -> None:
     assert not any(f.any() for f in flow)
 
 
-@pytest.mark.parametrize("name", stan.flow.names())
+EVERY = [*((name, {}) for name in stan.flow.names()), *((name, {"downscale": 4}) for name in ESTIMATED)]
+
+
+@pytest.mark.parametrize(("name", "settings"), EVERY)
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (15, 16), (17, 31), (20, 400), (400, 20)])
-def test_any_size_gives_finite_flow(name: str, size: tuple[int, int]) -> None:
+def test_any_size_gives_finite_flow(name: str, settings: dict[str, int], size: tuple[int, int]) -> None:
     video = torch.rand(1, 2, 3, *size, generator=torch.Generator().manual_seed(0))
-    for flow in stan.flow.build(name)(video):
+    for flow in stan.flow.build(name, **settings)(video):
         assert flow.shape == (1, 2, 2, *size)
         assert flow.isfinite().all()
 
@@ -109,8 +136,9 @@ def test_threads_and_batches_do_not_change_the_flow() -> None:
     assert torch.equal(one.forward[1:], single.forward)
 
 
-def test_one_frame_and_empty_batch() -> None:
-    source = stan.flow.build("dis")
+@pytest.mark.parametrize("downscale", [1, 2])
+def test_one_frame_and_empty_batch(downscale: int) -> None:
+    source = stan.flow.build("dis", downscale=downscale)
     assert not source(torch.rand(2, 1, 3, 32, 32)).forward.any()
     assert source(torch.rand(0, 3, 3, 32, 32)).forward.shape == (0, 3, 2, 32, 32)
 
@@ -145,6 +173,7 @@ def test_unknown_names_get_a_hint() -> None:
         ("dis", {"preset": "slow"}),
         ("dis", {"blur": -1.0}),
         ("dis", {"threads": 0}),
+        ("dis", {"downscale": 3}),
         ("farneback", {"neighbourhood": 6}),
         ("farneback", {"levels": 0}),
         ("tvl1", {"attachment": 0.0}),
