@@ -33,6 +33,7 @@ COMMANDS = (
     "doctor",
     "demo",
     "bench",
+    "experiment",
 )
 
 
