@@ -23,11 +23,6 @@ Row = dict[str, Any]
 ROWS = "rows.jsonl"
 
 
-def listed(*values: Any) -> Any:
-    """Declare a setting that is a list, with its default."""
-    return field(default_factory=lambda: list(values))
-
-
 @dataclass(frozen=True)
 class Task:
     """A piece of work that is done as a whole or not at all.

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -176,7 +177,7 @@ class _Canvas:
         if line.joined and line.dashed:
             self.dashes(places, colour)
         elif line.joined:
-            for start, stop in zip(places, places[1:]):
+            for start, stop in pairwise(places):
                 self.segment(start, stop, colour, 2)
         for place in places:
             self.dot(place, colour, 3.4)
@@ -198,7 +199,7 @@ class _Canvas:
         self.pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
     def dashes(self, places: Sequence[tuple[float, float]], colour: str, dash: float = 6) -> None:
-        for (ax, ay), (bx, by) in zip(places, places[1:]):
+        for (ax, ay), (bx, by) in pairwise(places):
             count = max(1, int(math.hypot(bx - ax, by - ay) / dash))
             for i in range(0, count, 2):
                 one, two = i / count, min((i + 1) / count, 1)

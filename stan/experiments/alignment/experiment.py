@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from stan.evaluation.protocols import add_noise
 from stan.experiments.alignment.findings import findings
 from stan.experiments.alignment.measure import Search, measure
 from stan.experiments.alignment.sequences import Sequence, load, names
-from stan.experiments.frame import Experiment, Report, Row, Task, listed
+from stan.experiments.frame import Experiment, Report, Row, Task
 from stan.models.shipped import find
 from stan.registry import experiments, sources
 from stan.settings import ODD, at_least, between
@@ -69,16 +69,16 @@ class Settings:
     root: str = "data/DAVIS"
     split: str | None = "train"
     sequences: Natural = 0
-    frames: Annotated[int, at_least(2)] = 5
+    frames: Annotated[int, at_least(3)] = 5
     crop: Natural = 0
     size: tuple[Count, Count] = (160, 240)
-    speeds: list[Annotated[float, at_least(0)]] = listed(0.5, 1.0, 2.0, 4.0)
-    windows: list[Annotated[int, ODD]] = listed(1, 3, 5, 9, 13, 21)
-    sources: list[Annotated[str, sources]] = listed("dis")
-    searched: list[Where] = listed("noisy")
-    sigmas: list[Annotated[float, between(0, 255)]] = listed(15.0)
-    strides: list[Count] = listed(1)
-    patches: list[Annotated[int, ODD]] = listed(3)
+    speeds: list[Annotated[float, at_least(0)]] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
+    windows: list[Annotated[int, ODD]] = field(default_factory=lambda: [1, 3, 5, 9, 13, 21])
+    sources: list[Annotated[str, sources]] = field(default_factory=lambda: ["dis"])
+    searched: list[Where] = field(default_factory=lambda: ["noisy"])
+    sigmas: list[Annotated[float, between(0, 255)]] = field(default_factory=lambda: [15.0])
+    strides: list[Count] = field(default_factory=lambda: [1])
+    patches: list[Annotated[int, ODD]] = field(default_factory=lambda: [3])
     everything: bool = False
     averaging: Annotated[int, ODD] = 3
     cleaner: str = "stan_tiny"

@@ -78,31 +78,51 @@ def pairs_of(flow: FlowPair) -> list[Pairs]:
     return found
 
 
-def searched(video: Tensor, start: Pairs, search: Search) -> Pairs:
-    """The best match around each displacement in one neighbour. The window does not slide, as in the paper.
+def searched(video: Tensor, starts: list[Pairs], search: Search) -> list[Pairs]:
+    """The best match around each displacement in the next and the previous frame. No window slides, as in the paper.
 
     Args:
-        video: `(1, T, 3, H, W)`, searched in itself.
-        start: where the windows lie.
+        video: `(1, T, 3, H, W)`, searched in itself; T at least 3.
+        starts: where the windows lie, to the next frame and to the previous one.
         search: how.
     """
     if search.window == 1:
-        return start
+        return starts
     s = search.stride
-    offsets = start.offsets[:, :, :, ::s, ::s].contiguous()
-    frames = start.frames[:, :, :, ::s, ::s].contiguous()
-    settings: dict[str, Any] = {"patch": search.patch, "stride": s, "slide": False}
-    found = ops.refine(video, video, offsets, frames, window=search.window, **settings)
-    moved = torch.where(found.frames[..., None] >= 0, found.offsets - offsets, 0.0)
+    found, predicted = _moved(video, starts, search, search.window)
     if search.tested:
+        stayed, _ = _moved(video, starts, search, 1)
         pixels = video.shape[2] * search.patch**2
-        stayed = ops.refine(video, video, offsets, frames, window=1, **settings)
         better = (found.scores - stayed.scores) / pixels > SIGNIFICANT * (search.variance + LEAST_VARIANCE)
-        moved = torch.where(better[..., None], moved, 0.0)
-    if s > 1:
+        found = found._replace(offsets=torch.where(better[..., None], found.offsets, predicted))
+    moved = (found.offsets - predicted)[
+        :, 0
+    ]  # (1, T, Hq, Wq, 3, 2): of the frame itself and its two neighbours
+    ahead, behind = moved[..., 1, :], moved[..., 2, :].clone()
+    behind[:, -1] = moved[:, -1, ..., 1, :]  # the last frame's only neighbour stands first
+    result = []
+    for start, correction in zip(starts, (ahead, behind)):
         h, w = start.offsets.shape[3:5]
-        moved = moved.repeat_interleave(s, 3).repeat_interleave(s, 4)[:, :, :, :h, :w]
-    return Pairs(start.step, start.offsets + moved, start.frames)
+        if s > 1:
+            correction = correction.repeat_interleave(s, 2).repeat_interleave(s, 3)[:, :, :h, :w]
+        result.append(Pairs(start.step, start.offsets + correction[:, None, ..., None, :], start.frames))
+    return result
+
+
+def _moved(video: Tensor, starts: list[Pairs], search: Search, window: int) -> tuple[ops.Matches, Tensor]:
+    """One match in each searched frame, and the displacements around which they were searched."""
+    s = search.stride
+    ahead, behind = (pairs.offsets[:, 0, :, ::s, ::s, 0] for pairs in starts)  # (1, T, Hq, Wq, 2)
+    none = torch.zeros_like(ahead[:, :1])
+    first = torch.cat([ahead[:, :-1], behind[:, -1:]], 1)
+    second = torch.cat([none, behind[:, 1:-1], none], 1)  # at the ends it is two frames away, and is not used
+    displacement = torch.stack([first, second], 2).movedim(-1, 3)  # (1, T, 2, 2, Hq, Wq)
+    found = ops.shifted_nls(
+        video, video, displacement.contiguous(), window=window, topk=1, temporal_window=1, patch=search.patch,
+        stride=s, select="each", slide=False,
+    )  # fmt: skip
+    predicted = torch.stack([torch.zeros_like(first), first, second], -2)[:, None]  # (1, 1, T, Hq, Wq, 3, 2)
+    return found, predicted
 
 
 def warped(clean: Tensor, pairs: Pairs, averaging: int) -> Tensor:
@@ -188,9 +208,9 @@ def measure(
         if exhaustive and not whole:
             still = pairs_of(FlowPair(*(torch.zeros_like(f) for f in flow)))
             everywhere = Search(exhaustive, search.patch)
-            whole = [searched(seen, start, everywhere) for start in still]
+            whole = searched(seen, still, everywhere)
         with measured() as cost:
-            found = [searched(seen, start, search) for start in starts]
+            found = searched(seen, starts, search)
         averaged, single = (errors(clean, found, real, patch) for patch in (averaging, 1))
         pixels = sum(single["pixels"])
         row = {

@@ -74,10 +74,8 @@ def load(
     root: str, split: str | None, name: str, *, frames: int, crop: int, size: tuple[int, int], seed: int
 ) -> Sequence:
     """The first frames of a sequence, in the central square of `crop` pixels (0: whole); others as for `names`."""
-    if root == SYNTHETIC:
-        found = _rendered(split, name, frames, size, seed)
-    else:
-        found = _read(root, split, name, frames)
+    synthetic = root == SYNTHETIC
+    found = _rendered(split, name, frames, size, seed) if synthetic else _read(root, split, name, frames)
     if not crop:
         return found
     h, w = found.frames.shape[-2:]
