@@ -8,7 +8,7 @@ HELP = "check the paper's claims on your own video; without a name: list the exp
 
 EPILOG = """\
 An experiment writes report.md (what was run and what came out), results.json, rows.csv and charts into its output
-folder. Killed, the same command goes on where it stopped.
+folder. Killed, the same command goes on where it stopped. Options stand behind the key=value words.
 
   stan experiment                                        what there is
   stan experiment alignment --quick                      at most 5 minutes on 2 cores, on synthetic clips

@@ -182,7 +182,11 @@ class _Canvas:
         for place in places:
             self.dot(place, colour, 3.4)
         beside = HEIGHT - _BOTTOM - 8 - 18 * number if self.chart.levels else _TOP + 8 + 18 * number
-        self.segment((WIDTH - _RIGHT + 12, beside), (WIDTH - _RIGHT + 30, beside), colour, 2)
+        sample = [(WIDTH - _RIGHT + 12.0, float(beside)), (WIDTH - _RIGHT + 30.0, float(beside))]
+        if line.dashed:
+            self.dashes(sample, colour, 3.5)
+        elif line.joined:
+            self.segment(*sample, colour, 2)
         self.dot((WIDTH - _RIGHT + 21, beside), colour, 3.4)
         self.text((WIDTH - _RIGHT + 36, beside), line.name, 12, _INK, "lm")
 
@@ -208,4 +212,4 @@ class _Canvas:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}".replace("-", "\u2212")
+    return f"{value:g}"

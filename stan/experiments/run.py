@@ -96,7 +96,7 @@ def make_plan(
     settings = experiments.complete(config.kind, tree)
     assert declared is not None
     experiment = experiments.component(config.kind).factory(folder, declared(**settings))
-    command = shlex.join(["stan", "experiment", name, *["--quick"] * quick, *words])
+    command = shlex.join(["stan", "experiment", name, *words, *["--quick"] * quick])
     return Plan(path.stem, config.title, config.question, folder, command, settings, experiment)
 
 

@@ -241,7 +241,7 @@ def joined(found: list[ops.Matches], select: str) -> ops.Matches:
     """Matches of several frames as one: frame after frame if `select` is "each", else the best first."""
     scores, offsets, frames = (torch.cat(parts, i) for parts, i in zip(zip(*found), (-1, -2, -1)))
     if select == "all":
-        order = scores.detach().argsort(-1, descending=True, stable=True)
+        order = scores.detach().argsort(dim=-1, descending=True, stable=True)
         scores, frames = scores.gather(-1, order), frames.gather(-1, order)
         offsets = offsets.gather(-2, order[..., None].expand_as(offsets))
     return ops.Matches(scores, offsets, frames)
