@@ -34,6 +34,7 @@ COMMANDS = (
     "demo",
     "bench",
     "experiment",
+    "visualize",
 )
 
 

@@ -1,4 +1,4 @@
-"""The experiments: the frame that goes on where it was killed, alignment against a known motion, tiny runs of each kind."""
+"""The experiments: the frame, alignment against a known motion, tiny runs of each kind."""
 
 from __future__ import annotations
 

@@ -62,8 +62,14 @@ def test_searched_places_are_the_best_of_each_frame() -> None:
 
 
 @pytest.mark.parametrize("attention", ["deformable", "deformable_shifted"])
-@pytest.mark.parametrize("settings", [{"search_matches": 9, "matches": 9}, {"select": "each", "search_matches": 2, "matches": 6},
-                                      {"causal": True, "search_matches": 4, "matches": 3}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"search_matches": 9, "matches": 9},
+        {"select": "each", "search_matches": 2, "matches": 6},
+        {"causal": True, "search_matches": 4, "matches": 3},
+    ],
+)
 def test_variants_train_in_a_network(attention: str, settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = stan.models.build("unet_tiny", attention=attention, temporal_window=1, flow="zero", **settings)
