@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stan.data.sources import Opener
     from stan.evaluation.methods import Method
     from stan.evaluation.protocols import Protocol
+    from stan.experiments.frame import Experiment
     from stan.flow import OffsetSource
     from stan.losses import Loss
     from stan.metrics import Metric
@@ -217,3 +218,4 @@ losses: Registry[Loss] = Registry("loss", "stan.losses")
 metrics: Registry[Metric] = Registry("metric", "stan.metrics")
 protocols: Registry[Protocol] = Registry("protocol", "stan.evaluation.protocols")
 baselines: Registry[Method] = Registry("baseline", "stan.evaluation.methods", labels=("name", "word"))
+experiments: Registry[Experiment] = Registry("experiment", "stan.experiments.kinds")

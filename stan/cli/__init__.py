@@ -33,6 +33,8 @@ COMMANDS = (
     "doctor",
     "demo",
     "bench",
+    "experiment",
+    "visualize",
 )
 
 

@@ -5,8 +5,8 @@ words of the command line over it, checks every key, type and combination, and g
 problem is one :class:`~stan.errors.ConfigError` line: key, value and the nearest valid name.
 """
 
-from stan.config.loading import build, builtin_configs, from_dict, load, to_dict
-from stan.config.printing import documented_keys, to_yaml
+from stan.config.loading import build, builtin_configs, from_dict, load, read_tree, to_dict
+from stan.config.printing import documented_keys, to_yaml, value_text
 from stan.config.schema import (
     Config,
     DataConfig,
@@ -38,6 +38,8 @@ __all__ = [
     "documented_keys",
     "from_dict",
     "load",
+    "read_tree",
     "to_dict",
     "to_yaml",
+    "value_text",
 ]

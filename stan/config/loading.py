@@ -86,6 +86,22 @@ def from_dict(data: dict[str, Any], origin: str) -> Config:
     return build([(data, origin)], resolve=False)
 
 
+def read_tree(path: str | Path, overrides: Sequence[str] = (), over: Mapping[str, Any] | None = None) -> Tree:
+    """The keys of a YAML file and of those it includes, not checked: for files of another schema than `Config`.
+
+    Args:
+        path: as for `load`.
+        overrides: ``key=value`` words, laid over all.
+        over: keys laid between the two; each replaces the file's whole value.
+
+    Raises:
+        ConfigError: a file that is missing or no YAML, or a word that is none.
+    """
+    tree = _read(_find(Path(path)), ()) | dict(over or {})
+    _lay(tree, _parse_overrides(overrides), "command line")
+    return tree
+
+
 def builtin_configs() -> Path:
     """The project's ``configs`` folder: beside the package in a clone, inside it in an installed wheel."""
     package = Path(__file__).resolve().parents[1]

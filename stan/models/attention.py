@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from stan import ops
+from stan.errors import ConfigError
 from stan.models.base import AttentionMap
+from stan.ops.geometry import slot_frames
 from stan.registry import alignments
+from stan.settings import above, at_least
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,137 @@ class Unshifted(Shifted):
     ) -> ops.Matches:
         """See `Alignment.forward`."""
         return super().forward(query, key, None, earlier)
+
+
+@alignments.register("deformable")
+class Deformable(Alignment):
+    """Guided deformable attention: a small network predicts where to look around the flow; nothing is searched.
+
+    In each searched frame it predicts an even share of `search_matches` places (9 for 27 matches in 3 frames),
+    from the query's features, the key's features where the flow points, and the flow. All of them are used.
+
+    Args:
+        search: what the network asks for.
+        hidden: channels inside the small network.
+        reach: how far from the flow a place may lie, in pixels of the level; null: as far as the search window does.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        *,
+        hidden: Annotated[int, at_least(1)] = 32,
+        reach: Annotated[float, above(0)] | None = None,
+    ) -> None:
+        super().__init__(search)
+        s = search
+        self.points = share_of(s)
+        self.reach = max(1.0, s.window // 2) if reach is None else reach
+        self.rescore = ops.Refine(window=1, heads=s.heads, patch=s.patch)
+        self.again = ops.Refine(window=s.refine_window, heads=s.heads, patch=s.patch)
+        self.predict = nn.Sequential(
+            nn.Conv2d(2 * s.heads * s.key_channels + 2, hidden, 3, padding=1),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.Conv2d(hidden, s.heads * self.points * 2, 3, padding=1),
+        )
+        # Places that begin together would have the same gradient and stay together: they begin on a square grid.
+        grid = sorted(itertools.product(range(-9, 10), repeat=2), key=lambda p: (max(map(abs, p)), p))
+        self.start: Tensor
+        self.register_buffer("start", torch.tensor(grid[: self.points]).float(), persistent=False)  # (P, 2)
+
+    def forward(
+        self, query: Tensor, key: Tensor, flow: Tensor | None, earlier: ops.Matches | None
+    ) -> ops.Matches:
+        """See `Alignment.forward`."""
+        if earlier is not None:
+            return self.again(query, key, earlier.offsets, earlier.frames)
+        b, t, _, h, w = query.shape
+        s = self.plan
+        slots = slot_frames(t, s.temporal_window, s.causal)
+        frames = torch.tensor(slots, dtype=torch.int32, device=query.device)  # (T, W_t)
+        moved = query.new_zeros(b, t, frames.shape[1], 2, h, w, dtype=torch.float32)
+        if flow is not None:
+            moved = torch.cat([moved[:, :, :1], flow.float()], 2)  # (B, T, W_t, 2, H, W)
+        places = frames.view(1, t, 1, 1, -1).expand(b, t, h, w, -1)[:, None]  # (B, 1, T, H, W, W_t)
+        ones = torch.ones_like(places, dtype=query.dtype)
+        offsets = moved.permute(0, 1, 4, 5, 2, 3)[:, None]  # (B, 1, T, H, W, W_t, 2)
+        there = ops.gather_stack(key, ones, offsets.contiguous(), places.contiguous(), heads=1)[:, 0]
+        there = there.movedim(1, 2)  # (B, T, W_t, HD*C, H, W)
+        seen = torch.cat([query[:, :, None].expand_as(there), there, moved.to(query.dtype)], 3)
+        change = self.predict(seen.flatten(0, 2)).float().tanh() * self.reach  # (N, HD*P*2, H, W)
+        change = change.view(b, t, -1, s.heads, self.points, 2, h, w).permute(0, 3, 1, 6, 7, 2, 4, 5)
+        around = offsets[..., None, :] + self.start.clamp(-self.reach, self.reach) + change
+        every = places[..., None].expand(b, s.heads, t, h, w, frames.shape[1], self.points)
+        found = [
+            self.rescore(query, key, around[..., i, :, :].contiguous(), every[..., i, :].contiguous())
+            for i in range(frames.shape[1])
+        ]
+        return joined(found, s.select)
+
+
+@alignments.register("deformable_shifted")
+class DeformableShifted(Alignment):
+    """Deformable attention whose predicted places are replaced by the best matches of a search around the flow.
+
+    It looks at as many places of each searched frame as `deformable` does; `shifted` takes the best over all frames.
+    """
+
+    def __init__(self, search: Search) -> None:
+        super().__init__(search)
+        s = search
+        self.find = ops.ShiftedNLS(
+            window=s.window,
+            temporal_window=s.temporal_window,
+            topk=share_of(s),
+            heads=s.heads,
+            patch=s.patch,
+            select="each",
+            slide=False,
+            causal=s.causal,
+        )
+        self.refine = ops.Refine(window=s.refine_window, heads=s.heads, patch=s.patch)
+
+    def forward(
+        self, query: Tensor, key: Tensor, flow: Tensor | None, earlier: ops.Matches | None
+    ) -> ops.Matches:
+        """See `Alignment.forward`."""
+        if earlier is not None:
+            return self.refine(query, key, earlier.offsets, earlier.frames)
+        return joined([self.find(query, key, flow)], self.plan.select)
+
+
+def share_of(search: Search) -> int:
+    """Matches of each searched frame, where all frames have equally many.
+
+    Raises:
+        ConfigError: if they cannot.
+    """
+    s = search
+    frames = s.temporal_window + 1 if s.causal else 2 * s.temporal_window + 1
+    share = s.search_matches if s.select == "each" else s.search_matches // frames
+    if s.select == "all" and s.search_matches % frames:
+        raise ConfigError(
+            f"model setting search_matches={s.search_matches} must be a multiple of the {frames} searched frames for "
+            f"deformable attention, such as {max(1, share) * frames}"
+        )
+    most = min(s.window**2, 361)
+    if share > most:
+        raise ConfigError(
+            f"model setting search_matches={s.search_matches} gives each frame {share} matches, at most {most} fit"
+        )
+    return share
+
+
+def joined(found: list[ops.Matches], select: str) -> ops.Matches:
+    """Matches of several frames as one: frame after frame if `select` is "each", else the best first."""
+    scores, offsets, frames = (torch.cat(parts, i) for parts, i in zip(zip(*found), (-1, -2, -1)))
+    if select == "all":
+        order = scores.detach().argsort(dim=-1, descending=True, stable=True)
+        scores, frames = scores.gather(-1, order), frames.gather(-1, order)
+        offsets = offsets.gather(-2, order[..., None].expand_as(offsets))
+    return ops.Matches(scores, offsets, frames)
 
 
 class SpaceTimeAttention(nn.Module):

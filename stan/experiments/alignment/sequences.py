@@ -1,0 +1,114 @@
+"""The sequences that are aligned: of a data set, or synthetic ones whose true motion is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import stan.flow
+from stan.data import open_clips
+from stan.data.clips import Clip
+from stan.data.synthetic import read_flow, synthetic_clips
+from stan.evaluation.protocols import to_float
+from stan.flow import FlowPair
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where everything really went.
+
+    Attributes:
+        flow: `(1, T, 2, H, W)` each.
+        seen: forward and backward, `(T, H, W)` bool: the point is visible in the next, the previous frame.
+    """
+
+    flow: FlowPair
+    seen: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One clean clip.
+
+    Attributes:
+        name: of the sequence.
+        frames: `(T, 3, H, W)` uint8.
+        truth: None where it is not known.
+    """
+
+    name: str
+    frames: Tensor
+    truth: Truth | None
+
+    @property
+    def clean(self) -> Tensor:
+        """`(T, 3, H, W)` float in [0, 1]."""
+        return to_float(self.frames)
+
+    def motion(self) -> FlowPair:
+        """The true flow, or DIS on the clean frames in its place."""
+        return self.truth.flow if self.truth else stan.flow.build("dis")(self.clean[None])
+
+
+def names(root: str, split: str | None, count: int, speeds: list[float]) -> list[str]:
+    """The names of the sequences, without decoding anything.
+
+    Args:
+        root: folder of a data set in DAVIS layout, or `synthetic`.
+        split: list of a data set; None: all its sequences. `train` or `val` of synthetic clips.
+        count: so many at most, 0: all (of synthetic clips: four a speed).
+        speeds: of synthetic clips.
+    """
+    if root == SYNTHETIC:
+        return [f"{speed:g}x-{i:02d}" for speed in speeds for i in range(count or 4)]
+    return [clip.name for clip in open_clips("davis", root, split)][: count or None]
+
+
+def load(
+    root: str, split: str | None, name: str, *, frames: int, crop: int, size: tuple[int, int], seed: int
+) -> Sequence:
+    """The first frames of a sequence, in the central square of `crop` pixels (0: whole); others as for `names`."""
+    synthetic = root == SYNTHETIC
+    found = _rendered(split, name, frames, size, seed) if synthetic else _read(root, split, name, frames)
+    if not crop:
+        return found
+    h, w = found.frames.shape[-2:]
+    top, left = max(0, (h - crop) // 2), max(0, (w - crop) // 2)
+    box = (..., slice(top, top + crop), slice(left, left + crop))
+    truth = found.truth and Truth(
+        FlowPair(*(f[box].contiguous() for f in found.truth.flow)),
+        (found.truth.seen[0][box], found.truth.seen[1][box]),
+    )
+    return Sequence(name, found.frames[box].contiguous(), truth)
+
+
+def _rendered(split: str | None, name: str, frames: int, size: tuple[int, int], seed: int) -> Sequence:
+    speed, index = name.split("x-")
+    clips: Iterator = synthetic_clips(
+        split or "train", int(index) + 1, frames=frames, size=size, seed=seed, speed=float(speed)
+    )
+    *_, clip = clips
+    truth = {
+        key: getattr(clip, key) for key in ("forward", "backward", "occluded_forward", "occluded_backward")
+    }
+    return Sequence(name, clip.frames, _truth(truth, frames))
+
+
+def _read(root: str, split: str | None, name: str, frames: int) -> Sequence:
+    clip: Clip = next(clip for clip in open_clips("davis", root, split) if clip.name == name)
+    count = min(frames, len(clip))
+    known = (Path(root) / "Flow/480p" / f"{name}.npz").is_file()
+    return Sequence(name, clip.read(0, count), _truth(read_flow(root, name), count) if known else None)
+
+
+def _truth(stored: dict[str, Tensor], frames: int) -> Truth:
+    forward, backward = stored["forward"][None, :frames].float(), stored["backward"][None, :frames].float()
+    seen = ~stored["occluded_forward"][:frames], ~stored["occluded_backward"][:frames]
+    seen[0][-1] = False
+    return Truth(FlowPair(forward, torch.cat([torch.zeros_like(backward[:, :1]), backward[:, 1:]], 1)), seen)

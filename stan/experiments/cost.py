@@ -1,0 +1,69 @@
+"""What a call costs: processor time, and memory beyond what was held before."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+NOTE = (
+    "Times are processor seconds of all threads, which other work on the machine lengthens somewhat; memory is the "
+    "growth of the resident size at its peak, result included, to about a megabyte."
+)
+
+
+@dataclass
+class Cost:
+    """Filled in when the block of `measured` ends.
+
+    Attributes:
+        seconds: processor time of all threads; on a GPU the time it took.
+        peak: bytes; None where the system does not tell.
+    """
+
+    seconds: float = float("nan")
+    peak: int | None = None
+
+
+@contextlib.contextmanager
+def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
+    """Measure the block, in this process."""
+    cost = Cost()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before, started = torch.cuda.memory_allocated(), time.perf_counter()
+        yield cost
+        torch.cuda.synchronize()
+        cost.seconds = time.perf_counter() - started
+        cost.peak = torch.cuda.max_memory_allocated() - before
+        return
+    resident = _mark()
+    begun = time.process_time()
+    yield cost
+    cost.seconds = time.process_time() - begun
+    if resident is not None:
+        cost.peak = max(0, (_status("VmHWM") or resident) - resident)
+
+
+def _mark() -> int | None:
+    """Give unused memory back and begin to count the peak anew; the resident bytes, or None if that cannot be."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return None
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,116 @@
+"""What an experiment writes: report.md, results.json, rows.csv and charts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from stan.config import value_text
+from stan.device import choose
+from stan.evaluation.provenance import code, describe, device_name, versions
+from stan.experiments.frame import Report, Row, Table
+from stan.experiments.plot import write_chart
+from stan.experiments.run import Plan
+from stan.files import write_text
+
+
+def write_report(plan: Plan, rows: list[Row], report: Report) -> list[Path]:
+    """Write the results of an experiment into its folder.
+
+    Args:
+        plan: what was run.
+        rows: all there is.
+        report: what they say.
+
+    Returns:
+        the files.
+    """
+    folder = plan.folder
+    charts = {
+        name: chart.title
+        for name, chart in report.charts.items()
+        if write_chart(folder / f"{name}.png", chart)
+    }
+    written = {
+        "report.md": _markdown(plan, rows, report, charts),
+        "results.json": json.dumps(_record(plan, rows, report), indent=1) + "\n",
+        "rows.csv": to_csv(rows),
+    }
+    for name, text in written.items():
+        write_text(folder / name, text)
+    return [folder / name for name in (*written, *(f"{name}.png" for name in charts))]
+
+
+def to_csv(rows: list[Row]) -> str:
+    """One line a row; columns in the order in which rows name them. Lists are written as JSON."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[_cell(row.get(name)) for name in columns] for row in rows])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def _markdown(plan: Plan, rows: list[Row], report: Report, charts: dict[str, str]) -> str:
+    parts = [f"# {plan.title}", plan.question]
+    parts += ["## What came out", *[f"- {text}" for text in report.conclusions]]
+    for table in report.tables:
+        parts += [f"## {table.heading}", table_text(table)]
+    if charts:
+        parts += ["## Pictures", *[f"![{title}]({name}.png)" for name, title in charts.items()]]
+    made = ", ".join(f"{name} {version}" for name, version in versions().items())
+    parts += [
+        "## What was run",
+        f"`{plan.command}`",
+        f"{len(rows)} rows, `rows.csv`. STAN {describe(code())}; {made}; {device_name(choose('cpu'))}.",
+        *report.notes,
+        "\n".join(["```yaml", *(f"{k}: {value_text(v)}" for k, v in plan.settings.items()), "```"]),
+    ]
+    text = "\n\n".join(part for part in parts if part)
+    return text.replace("\n\n- ", "\n- ").replace("What came out\n- ", "What came out\n\n- ") + "\n"
+
+
+def table_text(table: Table) -> str:
+    """A table in Markdown."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _record(plan: Plan, rows: list[Row], report: Report) -> dict[str, Any]:
+    return _plain(
+        {
+            "format": 1,
+            "experiment": plan.name,
+            "title": plan.title,
+            "question": plan.question,
+            "command": plan.command,
+            "settings": plan.settings,
+            "code": code(),
+            "versions": versions(),
+            "conclusions": report.conclusions,
+            "notes": report.notes,
+            "tables": [vars(table) for table in report.tables],
+            "rows": rows,
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Plain data, and None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
