@@ -16,6 +16,7 @@ from stan.files import write_text
 from stan.models import VideoDenoiser
 from stan.training.checkpoints import BEST, LAST, Checkpoints
 from stan.training.data_module import ClipsModule
+from stan.training.groups import named_groups
 from stan.training.health import Health
 from stan.training.lock import only_training
 from stan.training.loggers import build_loggers
@@ -119,6 +120,7 @@ def fit(
         start = plan_start(config, network)
         if start.step >= config.trainer.max_steps:
             print(f"{start.path} has {start.step} steps already: raise trainer.max_steps to go on")
+        named_groups(network, config.optimizer.rates, config.optimizer.lr)  # a wrong pattern is told here
         ClipsModule(config).prepare_data()
         device, devices = trainer.strategy.root_device, trainer.num_devices
         print(header(config, network, start, device, devices), flush=True)

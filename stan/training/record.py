@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
@@ -139,5 +140,7 @@ def header(config: Config, network: VideoDenoiser, start: Start, device: torch.d
 
 
 def write_summary(folder: Path, values: dict[str, Any]) -> None:
-    """Write ``summary.json``."""
+    """Write ``summary.json``; figures that are not finite become null."""
+    newest = {key: value if math.isfinite(value) else None for key, value in values["newest"].items()}
+    values = {**values, "newest": newest}
     write_text(folder / SUMMARY, json.dumps(values, indent=2, default=str) + "\n")

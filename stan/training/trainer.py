@@ -72,7 +72,7 @@ class quiet_lightning:
     """Mutes notices of Lightning and torch about things that are on purpose here, for the length of a `with` block."""
 
     def __enter__(self) -> None:
-        self.loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch")]
+        self.loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
         self.levels = [logger.level for logger in self.loggers]
         for logger in self.loggers:
             logger.setLevel(logging.WARNING)

@@ -75,7 +75,12 @@ class Forks:
         self.count += 1
         folder = self.folder / str(self.count)
         folder.mkdir()
-        order = {"words": list(map(str, words)), "folder": str(folder), "cwd": str(cwd or ROOT), "setup": setup}
+        order = {
+            "words": list(map(str, words)),
+            "folder": str(folder),
+            "cwd": str(cwd or ROOT),
+            "setup": setup,
+        }
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
