@@ -25,6 +25,10 @@ class CheckpointError(StanError):
     """A checkpoint that is missing, damaged or not one of ours."""
 
 
+class TrainingError(StanError):
+    """A training that cannot go on: it diverged, one of its processes died, another one has its folder."""
+
+
 class VideoError(StanError):
     """A video file or folder of frames that cannot be read or written."""
 

@@ -31,6 +31,8 @@ def report(result: Fit) -> int:
     if result.interrupted:
         print(f"interrupted at step {result.steps}: the same command goes on from {result.last}")
         return 130
+    if result.ended_early:
+        print(f"ended early at step {result.steps}: validations no longer got better")
     best = f", best validation PSNR {result.best_psnr:.2f} dB in {result.best}" if result.best else ""
     print(f"{result.steps} steps, {result.seconds:.0f} s: {result.last}{best}")
     return 0

@@ -132,6 +132,11 @@ class OptimizerConfig:
         [0.9, 0.999], "decay of the running first and second moments"
     )
     clip_norm: Rate | None = option(1.0, "gradients are scaled down to this norm; null or 0: never")
+    rates: dict[str, Rate] = option(
+        {},
+        "factors on the learning rate of some parameters, by name patterns: {enter*: 0.1, *bias: 0}; the first that "
+        "matches counts, the others have 1",
+    )
 
 
 @dataclasses.dataclass
@@ -151,12 +156,18 @@ class TrainerConfig:
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = option("auto", "kind of device")
     devices: int | str | list[int] = option("auto", "number of devices, a list of their indices, or auto")
     nodes: Count = option(1, "machines")
-    strategy: str = option("auto", "auto, ddp, ...")
+    strategy: str = option(
+        "auto", "auto, ddp, or ddp_find_unused_parameters_true for networks that leave some of theirs out"
+    )
     precision: str = option("32-true", "32-true, bf16-mixed, 16-mixed")
     accumulate: Count = option(1, "batches whose gradients are averaged into one optimiser step")
     log_every: Count = option(10, "steps between lines in the log")
     checkpoint_every: Count = option(
         500, "steps between writes of last.ckpt; it is also written when training stops for any reason"
+    )
+    max_skips: Count = option(
+        10,
+        "steps in a row with a loss or gradient that is not finite (each is skipped) after which training stops",
     )
     deterministic: bool = option(
         False, "bit-equal results on a GPU too, at some cost in speed (a CPU is always bit-equal)"
@@ -167,11 +178,15 @@ class TrainerConfig:
 class ValidationConfig:
     """Validation during training, on fixed noise."""
 
-    every: Natural = option(500, "steps between validations; 0: never")
+    every: Natural = option(500, "steps between validations, with one more after the last step; 0: never")
     sigmas: list[Sigma] | None = option(None, "noise levels, 8-bit units; null: the middle of noise.sigma")
     frames: Natural = option(8, "first frames of each sequence that are used; 0: all")
     crop: Natural = option(192, "side of the central square that is used, pixels; 0: the whole frame")
     sequences: Natural = option(0, "sequences that are used; 0: all of the split")
+    keep: Count = option(1, "checkpoints of the highest PSNR that are kept: best.ckpt, best-2.ckpt, ...")
+    patience: Natural = option(
+        0, "validations in a row without a higher PSNR after which training stops early; 0: never"
+    )
 
 
 @dataclasses.dataclass
@@ -183,6 +198,10 @@ class FinetuneConfig:
     )
     freeze: list[str] = option(
         [], "parameters left as they are, by name patterns such as encoder* or *.attention.*"
+    )
+    replay: Annotated[float, below(0, 1)] = option(
+        0.0,
+        "share of the clips that get the noise, kind and levels, of the checkpoint's own training: it forgets less",
     )
 
 
@@ -226,8 +245,11 @@ class Config:
     resume: str = option(
         "auto", "auto: go on from output/last.ckpt if there is one; never; or a checkpoint file"
     )
-    logger: Literal["csv", "tensorboard", "wandb", "none"] = option(
-        "csv", "where the training log goes; wandb is offline unless logged in"
+    logger: (
+        Literal["csv", "tensorboard", "wandb", "none"] | list[Literal["csv", "tensorboard", "wandb", "none"]]
+    ) = option(
+        "csv",
+        "where the training log goes, also a list [csv, tensorboard]; wandb is offline unless logged in",
     )
     model: ModelConfig = section(ModelConfig, "network")
     data: DataConfig = section(DataConfig, "clean video")

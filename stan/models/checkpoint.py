@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,28 @@ def first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def verify(path: Path) -> None:
+    """Compare the parts of a ``.ckpt`` with their checksums; torch itself does not look at them.
+
+    Raises:
+        CheckpointError: naming the part that is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
+    except Exception as error:  # whatever a damaged archive makes of its reader
+        raise CheckpointError(f"checkpoint {path} is damaged: {first_line(error)}") from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: {damaged} does not match its checksum; take another copy of the file"
+        )
+
+
 def _read_ckpt(path: Path) -> tuple[Any, Any]:
+    if zipfile.is_zipfile(path):
+        verify(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch thinks of a foreign file's pickle

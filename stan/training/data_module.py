@@ -1,4 +1,4 @@
-"""The Lightning data module: clean training clips and validation clips, from the decoded cache."""
+"""The Lightning data module: clean training clips from the decoded cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stan.data.clips import Clip
 from stan.data.sampling import MixedClips, PannedStills, StepSampler, TrainingClips
 from stan.data.sources import open_clips
 from stan.errors import ConfigError, nearest
-from stan.training.validation import ValidationClip, ValidationClips
+from stan.training.validation import open_validation_clips
 
 ENDLESS = 2**53  # the trainer's max_steps ends the run; a length of its own would end a resumed one too early
 
@@ -70,18 +70,6 @@ def training_samples(config: Config) -> Dataset[Tensor]:
     return parts[0][0] if len(parts) == 1 else MixedClips(parts, config.seed)
 
 
-def open_validation_clips(config: Config) -> ValidationClips:
-    """The part of the validation sequences that is used."""
-    root = config.data.validation_root or config.data.root
-    clips = cached(
-        open_clips(config.data.kind, root, config.data.validation_split),
-        config.data.cache,
-        downscale=config.data.downscale,
-    )
-    options = config.validation
-    return ValidationClips(clips, frames=options.frames, crop=options.crop, sequences=options.sequences)
-
-
 class ClipsModule(pl.LightningDataModule):
     """Feeds batches of uint8 clips `(B, T, 3, crop, crop)` that depend on (seed, step, rank) alone.
 
@@ -119,11 +107,3 @@ class ClipsModule(pl.LightningDataModule):
             pin_memory=trainer.strategy.root_device.type == "cuda",
             persistent_workers=data.workers > 0,
         )
-
-    def val_dataloader(self) -> DataLoader[ValidationClip]:
-        """One clip at a time, shared out over the ranks."""
-        clips = open_validation_clips(self.config)
-        trainer = self.trainer
-        assert trainer is not None
-        mine = range(trainer.global_rank, len(clips), trainer.world_size)
-        return DataLoader(clips, batch_size=None, sampler=mine)

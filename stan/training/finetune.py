@@ -21,10 +21,11 @@ from stan.device import choose
 from stan.errors import CheckpointError, ConfigError
 from stan.files import write_text
 from stan.models import VideoDenoiser
-from stan.training.callbacks import LAST
-from stan.training.data_module import open_validation_clips
+from stan.models.checkpoint import read
+from stan.training.checkpoints import LAST
 from stan.training.fit import Fit, fit
-from stan.training.validation import score
+from stan.training.module import Replay
+from stan.training.validation import open_validation_clips, score
 
 BEFORE = "before.json"
 REPORT = "finetune.json"
@@ -57,6 +58,7 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     frozen = freeze(network, config.finetune.freeze)
     if frozen:
         print(f"{frozen} parameter tensors stay as they are")
+    replay = replay_of(checkpoint, config)
     levels = gain_levels(network, config)
 
     output = Path(config.output)
@@ -71,7 +73,7 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
         write_text(output / BEFORE, json.dumps({str(sigma): pair for sigma, pair in before.items()}))
 
     state = optimizer_state(Path(checkpoint)) if config.finetune.keep_optimizer else None
-    result = fit(config, network, label="finetune", optimizer_state=state)
+    result = fit(config, network, label="finetune", optimizer_state=state, replay=replay)
     if result.interrupted:
         return result, []
     after = validate(result.network, config, list(levels))
@@ -157,8 +159,25 @@ def optimizer_state(path: Path) -> dict[str, Any]:
             f"{path} holds no optimiser state: use the last.ckpt of a training run, or "
             "finetune.keep_optimizer=false"
         )
-    state: dict[str, Any] = states[0]
-    return state
+    return {**states[0], "names": content.get("parameter_names")}
+
+
+def replay_of(checkpoint: str, config: Config) -> Replay | None:
+    """The noise of the checkpoint's own training, for a share of ``finetune.replay`` of the clips.
+
+    Raises:
+        CheckpointError: when the checkpoint does not say what it was trained for.
+    """
+    if not config.finetune.replay:
+        return None
+    _, record = read(checkpoint)
+    noise = (record.get("config") or {}).get("noise")
+    if not noise:
+        raise CheckpointError(
+            f"{checkpoint} does not say which noise it was trained for: set finetune.replay=0"
+        )
+    earlier = build_noise(noise["kind"], **(noise.get("settings") or {}))
+    return Replay(config.finetune.replay, earlier, parse_sigma(noise["sigma"]))
 
 
 def _model_config(network: VideoDenoiser) -> ModelConfig:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import netrc
-import os
 import time
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from stan import models
 from stan.config import Config, to_yaml
-from stan.errors import CheckpointError, ConfigError
+from stan.errors import CheckpointError
 from stan.files import write_text
 from stan.models import VideoDenoiser
-from stan.models.checkpoint import read
-from stan.training.callbacks import BEST, LAST, AtomicCheckpointIO, CalmStop, Checkpoints, Pictures
+from stan.training.checkpoints import BEST, LAST, Checkpoints
 from stan.training.data_module import ClipsModule
-from stan.training.module import DenoisingModule
+from stan.training.groups import named_groups
+from stan.training.health import Health
+from stan.training.lock import only_training
+from stan.training.loggers import build_loggers
+from stan.training.module import DenoisingModule, Replay
+from stan.training.pictures import Pictures
 from stan.training.progress import TrainingProgress
+from stan.training.ranks import outside_rank, run_together, started_from_outside
+from stan.training.record import TrainingLog, header, memory_gib, write_summary
+from stan.training.resuming import Start, plan_start
+from stan.training.stopping import CalmStop, StopNow
+from stan.training.trainer import build_trainer, quiet_lightning
+from stan.training.validation import Validation
+from stan.version import __version__
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Fit:
         steps: optimiser steps done in all.
         seconds: time this call took.
         interrupted: stopped by Ctrl-C before the last step.
+        ended_early: stopped because validations no longer got better (``validation.patience``).
         network: the trained network, averaged weights, in eval mode on the CPU.
     """
 
@@ -52,7 +55,18 @@ class Fit:
     steps: int
     seconds: float
     interrupted: bool
+    ended_early: bool
     network: VideoDenoiser
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one process of a training says when it is done."""
+
+    steps: int
+    best_psnr: float | None
+    interrupted: bool
+    ended_early: bool
 
 
 def build_network(config: Config) -> VideoDenoiser:
@@ -72,167 +86,146 @@ def train(config: Config) -> Fit:
 
 
 def fit(
-    config: Config, network: VideoDenoiser, *, label: str, optimizer_state: dict[str, Any] | None = None
+    config: Config,
+    network: VideoDenoiser,
+    *,
+    label: str,
+    optimizer_state: dict[str, Any] | None = None,
+    replay: Replay | None = None,
 ) -> Fit:
     """Train ``network`` as the configuration says; the engine of :func:`train` and fine-tuning.
+
+    Nothing is written before it is clear that training can begin.
 
     Args:
         config: the resolved configuration.
         network: starting weights.
         label: the word before the progress bar.
         optimizer_state: state of AdamW to start from; None starts afresh. A resumed run ignores it.
+        replay: noise of an earlier training to keep up.
+
+    Raises:
+        StanError: for what cannot be used, and for a training that cannot go on.
     """
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "config.yaml", to_yaml(config))
-    resume = resume_from(config)
-    steps = network_steps(resume) if resume else 0
-    if steps >= config.trainer.max_steps:
-        print(f"{resume} has {steps} steps already: raise trainer.max_steps to go on")
-
-    module = DenoisingModule(network, config)
-    if optimizer_state is not None:
-        module.start_optimizer_from(optimizer_state)
-    checkpoints = Checkpoints(output, config.trainer.checkpoint_every)
-    stop = CalmStop()
     started = time.monotonic()
-    with _quiet_lightning():
-        trainer = build_trainer(
-            config, [TrainingProgress(label), checkpoints, stop, Pictures(output / "images")]
-        )
-        trainer.fit(module, datamodule=ClipsModule(config), ckpt_path=resume)
-    network = module.best_network.cpu().eval()
+    with quiet_lightning():
+        trainer = build_trainer(config)
+    if outside_rank() > 0:  # the first process locks, tells and writes
+        start = plan_start(config, network)
+        job = Job(config, network, label, start, optimizer_state, replay)
+        outcome = job.run()
+        return _fit(output, outcome, job.network, started)
+    with only_training(output):
+        start = plan_start(config, network)
+        if start.step >= config.trainer.max_steps:
+            print(f"{start.path} has {start.step} steps already: raise trainer.max_steps to go on")
+        named_groups(network, config.optimizer.rates, config.optimizer.lr)  # a wrong pattern is told here
+        ClipsModule(config).prepare_data()
+        device, devices = trainer.strategy.root_device, trainer.num_devices
+        print(header(config, network, start, device, devices), flush=True)
+        if start.step < config.trainer.max_steps:
+            write_text(output / "config.yaml", to_yaml(config))
+        job = Job(config, network, label, start, optimizer_state, replay)
+        if devices > 1 and not started_from_outside():
+            outcome = run_together(job, devices, config.imports, output)
+            network = models.load(output / LAST)
+        else:
+            outcome = job.run()
+            network = job.network
+    return _fit(output, outcome, network, started)
+
+
+def _fit(output: Path, outcome: Outcome, network: VideoDenoiser, started: float) -> Fit:
     return Fit(
         output=output,
         last=output / LAST,
-        best=output / BEST if checkpoints.best_psnr is not None else None,
-        best_psnr=checkpoints.best_psnr,
-        steps=trainer.global_step,
+        best=output / BEST if outcome.best_psnr is not None else None,
+        best_psnr=outcome.best_psnr,
+        steps=outcome.steps,
         seconds=time.monotonic() - started,
-        interrupted=stop.stopped and trainer.global_step < config.trainer.max_steps,
+        interrupted=outcome.interrupted,
+        ended_early=outcome.ended_early,
         network=network,
     )
 
 
-def resume_from(config: Config) -> Path | None:
-    """The checkpoint that ``config.resume`` asks to go on from.
+@dataclass
+class Job:
+    """All that one process of a training needs; `network` is the trained one after `run`."""
 
-    Raises:
-        CheckpointError: if a named one is missing, or the one found is damaged or of another network.
-    """
-    if config.resume == "never":
-        return None
-    path = Path(config.output) / LAST if config.resume == "auto" else Path(config.resume)
-    if not path.exists() and config.resume == "auto":
-        return None
-    _, record = read(path)  # a damaged file is told here, in one line
-    if record["model"]["name"] != config.model.name:
-        raise CheckpointError(
-            f"{path} holds the network {record['model']['name']!r}, but model.name is {config.model.name!r}: "
-            "choose another output folder, or resume=never to start over"
+    config: Config
+    network: VideoDenoiser
+    label: str
+    start: Start
+    optimizer_state: dict[str, Any] | None
+    replay: Replay | None
+
+    def run(self) -> Outcome:
+        """Train, alone or as the rank that the environment says; leaves ``summary.json`` whatever happens."""
+        config, output = self.config, Path(self.config.output)
+        module = DenoisingModule(self.network, config, self.replay)
+        module.starts = self.start.starts
+        if self.optimizer_state is not None:
+            module.start_optimizer_from(self.optimizer_state)
+        options = config.validation
+        validation = Validation(options.every)
+        checkpoints = Checkpoints(
+            output,
+            validation,
+            every=config.trainer.checkpoint_every,
+            keep=options.keep,
+            patience=options.patience,
+            anew=self.start.new_validation,
         )
-    return path
+        health = Health(output, config.trainer.max_skips, checkpoints)
+        log, stop = TrainingLog(config.trainer.log_every, health, validation), CalmStop()
+        progress = TrainingProgress(self.label, validation)
+        pictures = Pictures(output / "images", validation)
+        began = time.monotonic()
+        ended = "failed"
+        with quiet_lightning():
+            callbacks = [health, validation, checkpoints, pictures, progress, stop, log]
+            trainer = build_trainer(config, callbacks, build_loggers(config))
+            try:
+                trainer.fit(module, datamodule=ClipsModule(config), ckpt_path=self.start.path)
+                done = trainer.global_step >= config.trainer.max_steps
+                ended = "done" if done else "ended early" if checkpoints.ended_early else "interrupted"
+            except StopNow:
+                ended = "interrupted"
+                raise KeyboardInterrupt from None
+            except BaseException as error:
+                ended = f"failed: {' '.join(str(error).split())}"[:700]
+                raise
+            finally:
+                if trainer.is_global_zero and self.start.step < config.trainer.max_steps:
+                    best = [{"psnr": psnr, "step": step} for psnr, step in checkpoints.best]
+                    values = {
+                        "ended": ended,
+                        "steps": trainer.global_step,
+                        "max_steps": config.trainer.max_steps,
+                        "seconds": round(time.monotonic() - began, 2),
+                        "skipped_steps": health.skipped,
+                        "best": best,
+                        "newest": log.newest,
+                        "network": self.network.name,
+                        "parameters": sum(p.numel() for p in self.network.parameters()),
+                        "device": str(trainer.strategy.root_device),
+                        "processes": trainer.world_size,
+                        "precision": config.trainer.precision,
+                        "memory_gib": round(memory_gib(trainer.strategy.root_device), 3),
+                        "starts": self.start.starts,
+                        "version": __version__,
+                    }
+                    _write_summary(output, values)
+        self.network = module.best_network.cpu().eval()
+        best_psnr = checkpoints.best[0][0] if checkpoints.best else None
+        return Outcome(trainer.global_step, best_psnr, ended == "interrupted", checkpoints.ended_early)
 
 
-def network_steps(path: Path) -> int:
-    """The optimiser steps behind a checkpoint."""
-    _, record = read(path)
-    return int(record["trained"]["steps"]) if record.get("trained") else 0
-
-
-def build_trainer(config: Config, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
-    """Lightning's Trainer for this configuration.
-
-    Raises:
-        ConfigError: when Lightning refuses a device, strategy or precision.
-    """
-    options, every = config.trainer, config.validation.every
-    interval = min(every, options.max_steps) * options.accumulate
+def _write_summary(output: Path, values: dict[str, Any]) -> None:
     try:
-        return pl.Trainer(
-            max_steps=options.max_steps,
-            max_epochs=-1,
-            accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.nodes,
-            strategy=options.strategy,
-            precision=options.precision,  # type: ignore[arg-type]
-            accumulate_grad_batches=options.accumulate,
-            gradient_clip_val=config.optimizer.clip_norm,
-            log_every_n_steps=options.log_every,
-            val_check_interval=interval if every else None,
-            check_val_every_n_epoch=None,
-            limit_val_batches=None if every else 0,
-            num_sanity_val_steps=0,
-            deterministic=options.deterministic or None,
-            logger=build_logger(config),
-            callbacks=list(callbacks),
-            plugins=[AtomicCheckpointIO()],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"the trainer section cannot be used here: {' '.join(str(error).split())}"
-        ) from error
-
-
-def build_logger(config: Config) -> Logger | bool:
-    """The logger that ``config.logger`` names, writing into the output folder.
-
-    Raises:
-        ConfigError: when its package is not installed.
-    """
-    output = config.output
-    if config.logger == "none":
-        return False
-    if config.logger == "tensorboard":
-        try:
-            return TensorBoardLogger(output, name="tensorboard")
-        except ModuleNotFoundError:
-            raise ConfigError(
-                "logger=tensorboard needs its package: pip install 'stan-video[tensorboard]'"
-            ) from None
-    if config.logger == "wandb":
-        offline = "WANDB_MODE" not in os.environ and not _wandb_account()
-        return WandbLogger(project="stan", name=Path(output).name, save_dir=output, offline=offline)
-    return CSVLogger(output, name="csv")
-
-
-def _wandb_account() -> bool:
-    """Whether a wandb key is at hand; without one the run is kept on disk, to be synced later."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc().authenticators(host) is not None  # where `wandb login` keeps it
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-class _quiet_lightning:
-    """Mutes notices of Lightning and torch about things that are on purpose here, for the length of a `with` block."""
-
-    def __enter__(self) -> None:
-        self.loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch")]
-        self.levels = [logger.level for logger in self.loggers]
-        for logger in self.loggers:
-            logger.setLevel(logging.WARNING)
-        self.warnings = warnings.catch_warnings()
-        self.warnings.__enter__()
-        for message in (
-            "does not have many workers",
-            "This DataLoader will create",  # more workers than processors: slower, not wrong
-            "GPU available but not used",
-            "in eval mode at the start",  # the moving average
-            "your dataloader is not resumable",  # our sampler starts at the trainer's step
-            "LeafSpec",
-        ):
-            warnings.filterwarnings("ignore", message=f".*{message}.*")
-
-    def __exit__(self, *details: Any) -> None:
-        self.warnings.__exit__(*details)
-        for logger, level in zip(self.loggers, self.levels):
-            logger.setLevel(level)
+        write_summary(output, values)
+    except OSError as error:
+        if values["ended"] == "done":
+            raise CheckpointError(f"cannot write {output / 'summary.json'}: {error.strerror}") from error

@@ -1,7 +1,9 @@
-"""The Lightning module: adds noise, runs the network, minimises the loss, validates the averaged weights."""
+"""The Lightning module: adds noise, runs the network, minimises the loss, keeps NaN out of the weights."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,46 +12,65 @@ from torch import Tensor
 
 from stan import losses
 from stan.config import Config, to_dict
-from stan.data.noise import TorchRandom, build, entropy, parse_sigma
+from stan.data.noise import Noise, PerClip, SigmaRange, TorchRandom, build, entropy, parse_sigma
 from stan.models import Trained, VideoDenoiser
 from stan.models.checkpoint import describe
 from stan.training.ema import moving_average
+from stan.training.groups import fitted_state, named_groups
 from stan.training.schedule import learning_rate_factor
-from stan.training.validation import Score, ValidationClip, score, validation_sigmas
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The noise of an earlier training, given to a share of the clips so that it is not forgotten."""
+
+    share: float
+    noise: Noise
+    sigmas: SigmaRange
 
 
 class DenoisingModule(pl.LightningModule):
     """Trains a :class:`~stan.models.VideoDenoiser` on clean clips to which it adds noise itself.
 
-    Every draw of a step (noise, noise level, stochastic depth) is a function of (seed, step, rank), so that a
-    resumed run continues exactly as an uninterrupted one.
+    The noise of a clip is a function of (seed, number of the clip), so that a resumed run continues exactly as an
+    uninterrupted one and several processes see what one process with all their clips would. What layers draw
+    (stochastic depth) is a function of (seed, step, rank).
+
+    A step whose loss or gradient is not finite changes nothing, on any process: `skipped` says so.
 
     Args:
         model: the network.
         config: the resolved configuration.
+        replay: noise of an earlier training to keep up.
 
     Attributes:
         best_network: what is validated and used afterwards: the moving average, or the network itself.
-        shown: the newest validation scores of the first clips, (clip, sigma, score), for pictures.
+        seen: the newest batch: `clean` (uint8), `noisy`, `sigma`, `loss` and `psnr` (dB).
+        skipped: whether the newest step was skipped.
+        whole: False from where a step begins to change the weights until it is counted.
+        gradient_norm: of the newest step, before clipping.
+        rate: the learning rate of the newest step.
+        starts: at which steps this training was started, and what was changed there.
     """
 
-    SHOWN_CLIPS = 2
-
-    def __init__(self, model: VideoDenoiser, config: Config) -> None:
+    def __init__(self, model: VideoDenoiser, config: Config, replay: Replay | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.replay = config, replay
         self.model = model
         self.ema = moving_average(model, config.ema.decay) if config.ema.decay > 0 else None
         self.loss = losses.build(config.loss.name, **config.loss.given)
         self.noise = build(config.noise.kind, **config.noise.settings)
         self.sigmas = parse_sigma(config.noise.sigma)
         self.validation_sigmas = validation_sigmas(config, self.sigmas.low, self.sigmas.high)
-        self.shown: list[tuple[ValidationClip, float, Score]] = []
+        self.seen: dict[str, Tensor] = {}
+        self.skipped, self.whole = False, True
+        self.gradient_norm = self.rate = 0.0
+        self.starts: list[dict[str, Any]] = []
         self._micro_step = 0
         self._optimizer_state: dict[str, Any] | None = None
 
     def start_optimizer_from(self, state: dict[str, Any]) -> None:
-        """Let a fresh run start from the moments of ``state``, an AdamW state dict; the rates stay ours."""
+        """Let a fresh run start from the moments of ``state``, see `groups.fitted_state`; the rates stay ours."""
         self._optimizer_state = state
 
     @property
@@ -59,16 +80,22 @@ class DenoisingModule(pl.LightningModule):
         assert isinstance(network, VideoDenoiser)
         return network
 
+    def ends_step(self, batch_idx: int) -> bool:
+        """Whether an optimiser step ends with this batch; others are only accumulated."""
+        return (batch_idx + 1) % self.config.trainer.accumulate == 0
+
     def on_train_start(self) -> None:
         """Hand a kept optimiser state over, unless this run resumes one of its own."""
         if self._optimizer_state is not None and self.global_step == 0:
             optimizer = self.optimizers(use_pl_optimizer=False)
             assert isinstance(optimizer, torch.optim.Optimizer)
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": self._optimizer_state["state"], "param_groups": groups})
+            names = self._optimizer_state.get("names") or [name for name, _ in self.model.named_parameters()]
+            optimizer.load_state_dict(
+                fitted_state(self._optimizer_state, optimizer, self._parameter_names, names)
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Key the draws of this batch, those that layers take from torch's global generator included."""
+        """Key the draws that layers take from torch's global generator."""
         self._micro_step = batch_idx % self.config.trainer.accumulate
         low, high, *_ = entropy(
             self.config.seed, "layers", self.global_step, self._micro_step, self.global_rank
@@ -78,24 +105,43 @@ class DenoisingModule(pl.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """One batch of clean uint8 clips `(B, T, 3, H, W)`."""
         clean = batch.float() / 255
-        random = TorchRandom(
-            self.device, self.config.seed, "train", self.global_step, self._micro_step, self.global_rank
-        )
+        random = self._random(len(clean))
         sigma = self.sigmas.draw(random, len(clean))  # (B,)
         noisy = self.noise(clean, sigma, random)
+        if self.replay is not None:
+            noisy, sigma = self._replayed(self.replay, clean, noisy, sigma, random.fresh("replay"))
         *early, denoised = self.model.estimates(noisy, sigma=None if self.model.blind else sigma)
         loss = self.loss(denoised.float(), clean)
         for estimate in early:
             loss = loss + self.config.loss.early * self.loss(estimate.float(), clean)
         mse = (denoised.detach().float().clamp(0, 1) - clean).square().flatten(1).mean(1)  # (B,)
-        self.log("train/loss", loss, batch_size=len(clean))
-        self.log("train/psnr", -10 * torch.log10(mse.clamp_min(1e-10)).mean(), batch_size=len(clean))
-        return loss
+        psnr = -10 * torch.log10(mse.clamp_min(1e-10)).mean()
+        self.seen = {"clean": batch, "noisy": noisy, "sigma": sigma, "loss": loss.detach(), "psnr": psnr}
+        return loss * (
+            1 + 0 * loss.detach()
+        )  # a loss that is not finite spoils every gradient, of all processes
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Scale gradients down to ``optimizer.clip_norm``; drop them all if one is not finite.
+
+        Gradients are the same on all processes here, and so is the decision.
+        """
+        self.whole = False
+        clip = self.config.optimizer.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.gradient_norm = float(norm)
+        self.skipped = not math.isfinite(self.gradient_norm)
+        if self.skipped:
+            for parameter in self.model.parameters():
+                parameter.grad = None  # AdamW leaves parameters without gradient as they are
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and move the average with it: before any callback may write a checkpoint."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self.rate = max(group["lr"] for group in optimizer.param_groups)
         super().optimizer_step(*args, **kwargs)
-        if self.ema is not None:
+        if self.ema is not None and not self.skipped:
             self.ema.update_parameters(self.model)
 
     def train(self, mode: bool = True) -> DenoisingModule:
@@ -105,41 +151,17 @@ class DenoisingModule(pl.LightningModule):
             self.ema.eval()
         return self
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the pictures of the last validation."""
-        self.shown = []
-
-    def validation_step(self, clip: ValidationClip, batch_idx: int) -> None:
-        """Score the averaged network on one clip, at every level, and log the means over levels and clips."""
-        scores = []
-        for sigma in self.validation_sigmas:
-            result = score(self.best_network, clip, sigma, self.noise, self.config.seed, self.device)
-            if batch_idx < self.SHOWN_CLIPS:
-                self.shown.append((clip, sigma, result))
-            scores.append(result)
-        for name in ("psnr", "ssim", "psnr_noisy"):
-            value = sum(getattr(result, name) for result in scores) / len(scores)
-            self.log(f"val/{name}", value, batch_size=1, sync_dist=True)
-
     def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and schedule by the step."""
+        """AdamW with warm-up and schedule by the step; parameters with factors of their own in groups."""
         options = self.config.optimizer
+        groups, self._parameter_names = named_groups(self.model, options.rates, options.lr)
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),  # frozen ones too, which get no gradient: places in the state stay put
+            groups,  # frozen parameters too, which get no gradient
             lr=options.lr,
             betas=(options.betas[0], options.betas[1]),
             weight_decay=options.weight_decay,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: learning_rate_factor(
-                step,
-                total=self.config.trainer.max_steps,
-                warmup=options.warmup_steps,
-                final=options.final_lr / options.lr if options.lr else 0.0,
-                cosine=options.schedule == "cosine",
-            ),
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -149,4 +171,69 @@ class DenoisingModule(pl.LightningModule):
             self.config.noise.kind, (self.sigmas.low, self.sigmas.high), self.global_step
         )
         checkpoint["weights"] = network.state_dict()
-        checkpoint["stan"] = describe(network, config=to_dict(self.config))
+        checkpoint["stan"] = describe(network, config=to_dict(self.config)) | {"starts": self.starts}
+        checkpoint["parameter_names"] = self._parameter_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make a checkpoint fit what this run does otherwise: rates, groups, average, batches a step.
+
+        Batches count from the step, so that a run that stopped inside an accumulated step does all of it again.
+        """
+        steps = checkpoint["global_step"]
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        done = steps * self.config.trainer.accumulate
+        for count in (progress["total"], progress["current"]):
+            count.update(ready=done, started=done, processed=done, completed=max(0, done - 1))
+
+        names = checkpoint.get("parameter_names") or [name for name, _ in self.model.named_parameters()]
+        factor = self._rate_factor(steps)
+        optimizer = self.configure_optimizers()["optimizer"]  # the trainer's is not there yet
+        state = fitted_state(checkpoint["optimizer_states"][0], optimizer, self._parameter_names, names)
+        for group in state["param_groups"]:
+            group["lr"] = group["initial_lr"] * factor
+        checkpoint["optimizer_states"] = [state]
+        rates = [group["initial_lr"] for group in state["param_groups"]]
+        checkpoint["lr_schedulers"][0].update(
+            base_lrs=rates, _last_lr=[rate * factor for rate in rates], lr_lambdas=[None] * len(rates)
+        )
+
+        weights = checkpoint["state_dict"]
+        if self.ema is None:
+            for key in [key for key in weights if key.startswith("ema.")]:
+                del weights[key]
+        elif "ema.n_averaged" not in weights:
+            weights["ema.n_averaged"] = torch.zeros_like(self.ema.n_averaged)
+            for key in self.model.state_dict():
+                weights[f"ema.module.{key}"] = weights[f"model.{key}"].clone()
+
+    def _rate_factor(self, step: int) -> float:
+        options = self.config.optimizer
+        return learning_rate_factor(
+            step,
+            total=self.config.trainer.max_steps,
+            warmup=options.warmup_steps,
+            final=options.final_lr / options.lr if options.lr else 0.0,
+            cosine=options.schedule == "cosine",
+        )
+
+    def _random(self, clips: int) -> PerClip:
+        """The random numbers of this batch's clips, by the numbers that `StepSampler` gave them."""
+        batch = self.global_step * self.config.trainer.accumulate + self._micro_step
+        first = (batch * self.trainer.world_size + self.global_rank) * clips
+        seed = self.config.seed
+        return PerClip([TorchRandom(self.device, seed, "train", first + i) for i in range(clips)])
+
+    @staticmethod
+    def _replayed(
+        replay: Replay, clean: Tensor, noisy: Tensor, sigma: Tensor, random: PerClip
+    ) -> tuple[Tensor, Tensor]:
+        """Give some of the clips their noise and level from the earlier training."""
+        back = random.uniform((len(clean),)) < replay.share
+        level = replay.sigmas.draw(random, len(clean))
+        earlier = replay.noise(clean, level, random)
+        return torch.where(back[:, None, None, None, None], earlier, noisy), torch.where(back, level, sigma)
+
+
+def validation_sigmas(config: Config, low: float, high: float) -> list[float]:
+    """The levels to validate at: those of the configuration, else the middle of the trained range."""
+    return list(config.validation.sigmas or [round((low + high) / 2, 3)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -17,6 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from stan.training.module import DenoisingModule
+from stan.training.validation import Validated, Validation
+
 SMOOTHING = 0.9
 
 
@@ -25,11 +29,12 @@ class TrainingProgress(Callback):
 
     Args:
         label: the word before the bar.
+        validation: whose results are told.
         seconds: between plain lines.
     """
 
-    def __init__(self, label: str = "train", seconds: float = 15) -> None:
-        self.label, self.seconds = label, seconds
+    def __init__(self, label: str, validation: Validation, seconds: float = 15) -> None:
+        self.label, self.validation, self.seconds = label, validation, seconds
         self.console = Console(stderr=True)
         self.progress: Progress | None = None
         self._means: dict[str, float] = {}
@@ -63,15 +68,17 @@ class TrainingProgress(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show the running means."""
+        """Show the running means, and what a validation found."""
+        assert isinstance(module, DenoisingModule)
         self._samples += len(batch) * trainer.world_size
-        for key in ("train/loss", "train/psnr"):
-            value = trainer.callback_metrics.get(key)
-            if value is not None and (self.progress is None or trainer.global_step % 5 == 0):
-                new = float(value)
+        for key in ("loss", "psnr"):
+            new = float(module.seen[key])
+            if math.isfinite(new):
                 self._means[key] = SMOOTHING * self._means.get(key, new) + (1 - SMOOTHING) * new
         if not trainer.is_global_zero:
             return
+        if self.validation.result is not None:
+            self._tell(self.validation.result)
         now = time.monotonic()
         if self.progress is not None:
             self.progress.update(
@@ -81,17 +88,14 @@ class TrainingProgress(Callback):
             self._spoken = now
             self._line(trainer, now)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Tell the validation's figures."""
-        metrics = trainer.callback_metrics
-        if not trainer.is_global_zero or "val/psnr" not in metrics:
-            return
-        self._validation = f"val {float(metrics['val/psnr']):.2f} dB"
+    def _tell(self, found: Validated) -> None:
+        self._validation = f"val {found.psnr:.2f} dB"
         console = self.progress.console if self.progress is not None else self.console
         console.print(
-            f"step {trainer.global_step}: validation PSNR {float(metrics['val/psnr']):.2f} dB, "
-            f"SSIM {float(metrics['val/ssim']):.4f} (noisy {float(metrics['val/psnr_noisy']):.2f} dB)",
+            f"step {found.step}: validation PSNR {found.psnr:.2f} dB, SSIM {found.ssim:.4f} "
+            f"(noisy {found.psnr_noisy:.2f} dB)",
             highlight=False,
+            soft_wrap=True,
         )
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -110,8 +114,8 @@ class TrainingProgress(Callback):
     def _numbers(self, now: float) -> str:
         means = self._means
         speed = self._samples / max(1e-9, now - self._start)
-        parts = [f"loss {means['train/loss']:.4f}"] if "train/loss" in means else []
-        parts += [f"PSNR {means['train/psnr']:.2f} dB"] if "train/psnr" in means else []
+        parts = [f"loss {means['loss']:.4f}"] if "loss" in means else []
+        parts += [f"PSNR {means['psnr']:.2f} dB"] if "psnr" in means else []
         return " ".join([*parts, f"{speed:.1f} samples/s", self._validation]).rstrip()
 
     def _line(self, trainer: pl.Trainer, now: float) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stan.config import Config
+from stan.data.cache import cached
 from stan.data.clips import Clip
 from stan.data.noise import Noise, NumpyRandom
+from stan.data.sources import open_clips
 from stan.metrics import psnr, ssim
 from stan.models import VideoDenoiser
+from stan.training.module import DenoisingModule
 
 
 class ValidationClip(NamedTuple):
@@ -47,6 +52,18 @@ class ValidationClips(Dataset[ValidationClip]):
             top, left = max(0, (height - self.crop) // 2), max(0, (width - self.crop) // 2)
             clean = clean[..., top : top + self.crop, left : left + self.crop]
         return ValidationClip(clip.name, clean.contiguous())
+
+
+def open_validation_clips(config: Config) -> ValidationClips:
+    """The part of the validation sequences that is used."""
+    root = config.data.validation_root or config.data.root
+    clips = cached(
+        open_clips(config.data.kind, root, config.data.validation_split),
+        config.data.cache,
+        downscale=config.data.downscale,
+    )
+    options = config.validation
+    return ValidationClips(clips, frames=options.frames, crop=options.crop, sequences=options.sequences)
 
 
 class Score(NamedTuple):
@@ -86,6 +103,69 @@ def score(
     )
 
 
-def validation_sigmas(config: Config, low: float, high: float) -> list[float]:
-    """The levels to validate at: those of the configuration, else the middle of the trained range."""
-    return list(config.validation.sigmas or [round((low + high) / 2, 3)])
+class Validated(NamedTuple):
+    """What one validation found: means over all clips and levels, of all processes."""
+
+    step: int
+    psnr: float  # dB
+    ssim: float
+    psnr_noisy: float  # dB
+    shown: list[tuple[ValidationClip, float, Score]]  # of the first clips, for pictures
+
+
+class Validation(Callback):
+    """Scores the averaged network every so many steps and after the last one.
+
+    The clips are shared out over the processes, which need not get equally many.
+
+    Args:
+        every: optimiser steps between validations; 0: never.
+
+    Attributes:
+        result: what was found after the step at hand; None if it was not validated.
+    """
+
+    SHOWN_CLIPS = 2
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.result: Validated | None = None
+        self._clips: ValidationClips | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Validate where it is due."""
+        assert isinstance(module, DenoisingModule)
+        self.result = None
+        step = trainer.global_step
+        if (
+            self.every
+            and module.ends_step(batch_idx)
+            and (step % self.every == 0 or step == trainer.max_steps)
+        ):
+            self.result = self._run(trainer, module)
+
+    def _run(self, trainer: pl.Trainer, module: DenoisingModule) -> Validated:
+        if self._clips is None:
+            self._clips = open_validation_clips(module.config)
+        network = module.best_network
+        training = network.training
+        network.eval()
+        shown: list[tuple[ValidationClip, float, Score]] = []
+        sums = torch.zeros(4, dtype=torch.float64)
+        mine = range(trainer.global_rank, len(self._clips), trainer.world_size)
+        with trainer.precision_plugin.val_step_context():
+            for place, index in enumerate(mine):
+                clip = self._clips[index]
+                for sigma in module.validation_sigmas:
+                    found = score(network, clip, sigma, module.noise, module.config.seed, module.device)
+                    sums += torch.tensor([found.psnr, found.ssim, found.psnr_noisy, 1.0], dtype=sums.dtype)
+                    if place < self.SHOWN_CLIPS:
+                        shown.append((clip, sigma, found))
+        network.train(training)
+        if trainer.world_size > 1:
+            device = sums.float().to(module.device)
+            sums = torch.as_tensor(trainer.strategy.reduce(device, reduce_op="sum")).double().cpu()
+        psnr, ssim, noisy, count = sums.tolist()
+        return Validated(trainer.global_step, psnr / count, ssim / count, noisy / count, shown)

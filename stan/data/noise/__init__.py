@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from stan.data.noise.footage import Footage as Footage
 from stan.data.noise.kinds import Noise, build, names
-from stan.data.noise.random import Key, NumpyRandom, Random, TorchRandom, entropy
+from stan.data.noise.random import Key, NumpyRandom, PerClip, Random, TorchRandom, entropy
 from stan.data.noise.sigma import SigmaRange, parse_sigma
 
 __all__ = [
     "Key",
     "Noise",
     "NumpyRandom",
+    "PerClip",
     "Random",
     "SigmaRange",
     "TorchRandom",

@@ -114,6 +114,45 @@ class TorchRandom:
         return TorchRandom(self.device, *self.key, name)
 
 
+class PerClip:
+    """One source for each clip of a batch: what a clip gets depends on its own key, not on its neighbours.
+
+    Every draw must have the batch as its first axis.
+
+    Args:
+        sources: one for each clip, on the same device.
+    """
+
+    def __init__(self, sources: Sequence[Random]) -> None:
+        self.sources = list(sources)
+        self.device = self.sources[0].device
+
+    def normal(self, shape: Sequence[int]) -> torch.Tensor:
+        """Draw standard normal numbers of the given shape `(B, ...)`."""
+        return torch.stack([source.normal(shape[1:]) for source in self._of(shape[0])])
+
+    def uniform(self, shape: Sequence[int]) -> torch.Tensor:
+        """Draw uniform numbers in [0, 1) of the given shape `(B, ...)`."""
+        return torch.stack([source.uniform(shape[1:]) for source in self._of(shape[0])])
+
+    def poisson(self, rate: torch.Tensor) -> torch.Tensor:
+        """Draw one Poisson count for each rate `(B, ...)`, not negative."""
+        return torch.stack([source.poisson(own) for source, own in zip(self._of(len(rate)), rate)])
+
+    def stream(self, name: str) -> PerClip:
+        """Give the independent sources with `name` added to each key; the same ones at every call."""
+        return PerClip([source.stream(name) for source in self.sources])
+
+    def fresh(self, name: str) -> PerClip:
+        """Give the same sources at their beginning, at every call."""
+        return PerClip([source.fresh(name) for source in self.sources])
+
+    def _of(self, count: int) -> list[Random]:
+        if count != len(self.sources):
+            raise ValueError(f"a draw for {count} clips from the sources of {len(self.sources)}")
+        return self.sources
+
+
 class NumpyRandom:
     """Draws on the CPU with numpy's PCG64, seeded by `numpy.random.SeedSequence` from the SHA-256 of the key.
 

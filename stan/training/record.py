@@ -1,0 +1,146 @@
+"""The record of a training: a header when it starts, a log while it runs, ``summary.json`` when it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from stan.config import Config, to_dict
+from stan.files import write_text
+from stan.models import VideoDenoiser
+from stan.ops import backend
+from stan.training.data_module import open_training_parts
+from stan.training.health import Health
+from stan.training.module import DenoisingModule
+from stan.training.resuming import Start
+from stan.training.validation import Validation
+
+SUMMARY = "summary.json"
+
+
+class TrainingLog(Callback):
+    """Writes loss, PSNR, learning rate, gradient norm, waiting for data, speed and memory to the loggers.
+
+    Steps count as everywhere else: the first is 1. Loss and PSNR are means over the clips of all processes.
+
+    Args:
+        every: steps between entries.
+        health: counts the skipped steps.
+        validation: whose results are entered too.
+
+    Attributes:
+        newest: the newest values, by name.
+    """
+
+    def __init__(self, every: int, health: Health, validation: Validation) -> None:
+        self.every, self.health, self.validation = every, health, validation
+        self.newest: dict[str, float] = {}
+        self._step: list[torch.Tensor] = []  # (2,) loss and PSNR of each batch of the step at hand
+        self._ended = self._since = 0.0
+        self._waited, self._samples = 0.0, 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Enter the configuration, start the clock."""
+        assert isinstance(module, DenoisingModule)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(to_dict(module.config))
+        self._ended = self._since = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is here: add the time it was waited for."""
+        self._waited += time.monotonic() - self._ended
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Enter what is due."""
+        assert isinstance(module, DenoisingModule)
+        self._samples += len(batch) * trainer.world_size
+        self._step.append(torch.stack([module.seen["loss"], module.seen["psnr"]]))
+        if module.ends_step(batch_idx):
+            if trainer.global_step % self.every == 0:
+                self._enter(trainer, module)
+            self._step = []
+            if (found := self.validation.result) is not None:
+                figures = {"psnr": found.psnr, "ssim": found.ssim, "psnr_noisy": found.psnr_noisy}
+                self._write(trainer, {f"val/{name}": value for name, value in figures.items()})
+        self._ended = time.monotonic()
+
+    def _enter(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
+        means = torch.stack(self._step).mean(0)
+        if trainer.world_size > 1:
+            means = torch.as_tensor(trainer.strategy.reduce(means, reduce_op="mean"))
+        now = time.monotonic()
+        seconds = max(1e-9, now - self._since)
+        loss, psnr = means.tolist()
+        values = {
+            "train/loss": loss,
+            "train/psnr": psnr,
+            "train/rate": module.rate,
+            "train/gradient_norm": module.gradient_norm,
+            "train/skipped_steps": float(self.health.skipped),
+            "train/data_wait": self._waited / seconds,
+            "train/samples_per_second": self._samples / seconds,
+            "train/memory_gib": memory_gib(module.device),
+        }
+        self._since, self._waited, self._samples = now, 0.0, 0
+        self._write(trainer, values)
+
+    def _write(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        self.newest.update(values)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+            logger.save()
+
+
+def memory_gib(device: torch.device) -> float:
+    """The most memory used so far, GiB: of a GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def header(config: Config, network: VideoDenoiser, start: Start, device: torch.device, devices: int) -> str:
+    """What is about to be trained on what, and where it goes: a few lines for a person."""
+    data, options = config.data, config.trainer
+    clips = [clip for part in open_training_parts(config) for clip in part.clips]
+    count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    threads = f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else ""
+    batch = data.batch_size * options.accumulate * devices * options.nodes
+    lines = [
+        f"{network.name}, {count:,} parameters, on {devices * options.nodes} x {device.type}{threads}, "
+        f"{options.precision}, operator {backend.in_use(torch.device(device.type))}",
+        f"{len(clips)} sequences, {sum(map(len, clips))} frames; a step: {batch} clips of "
+        f"{data.frames}x{data.crop}x{data.crop}, noise {config.noise.kind} {config.noise.sigma}",
+    ]
+    if start.path is None:
+        lines.append(f"steps 1 to {options.max_steps} -> {config.output}")
+    else:
+        lines.append(
+            f"resumed at step {start.step} from {start.path}, to {options.max_steps} -> {config.output}"
+        )
+        lines += [f"  from here on {key}={now} (was {then})" for key, (then, now) in start.changed.items()]
+        if start.new_validation:
+            lines.append(
+                "  validations are others from here on: best.ckpt is chosen anew, the old one is set aside"
+            )
+    return "\n".join(lines)
+
+
+def write_summary(folder: Path, values: dict[str, Any]) -> None:
+    """Write ``summary.json``; figures that are not finite become null."""
+    newest = {key: value if math.isfinite(value) else None for key, value in values["newest"].items()}
+    values = {**values, "newest": newest}
+    write_text(folder / SUMMARY, json.dumps(values, indent=2, default=str) + "\n")

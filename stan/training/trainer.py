@@ -1,0 +1,94 @@
+"""Lightning's Trainer for a configuration, or one line that says why there is none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from stan.config import Config
+from stan.errors import ConfigError
+from stan.training.checkpoints import AtomicCheckpointIO
+
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+
+
+def build_trainer(
+    config: Config, callbacks: Sequence[pl.Callback] = (), loggers: Sequence[Logger] = ()
+) -> pl.Trainer:
+    """Lightning's Trainer for this configuration.
+
+    Raises:
+        ConfigError: for a strategy that is not supported, more devices than there are, or what Lightning refuses.
+    """
+    options = config.trainer
+    if options.strategy not in STRATEGIES:
+        raise ConfigError(
+            f"trainer.strategy={options.strategy!r} is not supported, only {', '.join(STRATEGIES)}: the average and "
+            "the checkpoints need whole weights on each device; for less memory take trainer.precision=bf16-mixed, "
+            "smaller crops, or trainer.accumulate"
+        )
+    wanted, there = str(options.devices), os.cpu_count() or 1
+    try:
+        if options.accelerator == "cpu" and wanted.isdecimal() and int(wanted) > there:
+            raise ConfigError(f"trainer.devices={wanted}: this machine has {there} processors")
+        trainer = pl.Trainer(
+            max_steps=options.max_steps,
+            max_epochs=-1,
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.nodes,
+            strategy=options.strategy,
+            precision=options.precision,  # type: ignore[arg-type]
+            accumulate_grad_batches=options.accumulate,
+            check_val_every_n_epoch=None,
+            limit_val_batches=0,  # `Validation` does it
+            num_sanity_val_steps=0,
+            deterministic=options.deterministic or None,
+            logger=list(loggers) or False,
+            callbacks=list(callbacks),
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(
+            f"the trainer section cannot be used here: {' '.join(str(error).split())}"
+        ) from error
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > there:
+        raise ConfigError(f"trainer.devices={wanted}: this machine has {there} processors")
+    return trainer
+
+
+class quiet_lightning:
+    """Mutes notices of Lightning and torch about things that are on purpose here, for the length of a `with` block."""
+
+    def __enter__(self) -> None:
+        self.loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+        self.levels = [logger.level for logger in self.loggers]
+        for logger in self.loggers:
+            logger.setLevel(logging.WARNING)
+        self.warnings = warnings.catch_warnings()
+        self.warnings.__enter__()
+        for message in (
+            "does not have many workers",
+            "This DataLoader will create",  # more workers than processors: slower, not wrong
+            "GPU available but not used",
+            "in eval mode at the start",  # the moving average
+            "your dataloader is not resumable",  # our sampler starts at the trainer's step
+            "LeafSpec",
+        ):
+            warnings.filterwarnings("ignore", message=f".*{message}.*")
+
+    def __exit__(self, *details: Any) -> None:
+        self.warnings.__exit__(*details)
+        for logger, level in zip(self.loggers, self.levels):
+            logger.setLevel(level)
