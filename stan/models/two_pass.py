@@ -26,7 +26,7 @@ from stan.models.merge import GRID, Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.unet import UNet
 from stan.registry import sources
-from stan.settings import ODD, above, at_least, complete
+from stan.settings import ODD, above, at_least, between, complete
 
 Positive = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
@@ -63,8 +63,8 @@ class TwoPassSettings:
     depths: tuple[Natural, ...] = (2, 1, 2)
     features: Natural = 16
     passes: Positive = 2
-    temporal_window: Positive = 2
-    window: Positive = 5
+    temporal_window: Annotated[int, between(1, 64)] = 2
+    window: Annotated[int, between(1, 255)] = 5
     key_stride: Annotated[float, above(0)] = 1.0
     patch: Annotated[int, ODD] = 7
     correction: Natural = 8
