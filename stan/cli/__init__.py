@@ -3,20 +3,20 @@
 Each sub-command is a module of this package with three names: ``HELP`` (one line), ``add_arguments(parser)``
 and ``run(args) -> int`` (the exit code). Heavy imports stay inside ``run`` so that ``--help`` is instant.
 
-Exit codes: 0 done; 2 the input's fault, told in one line; 130 interrupted by Ctrl-C; 1 a defect of ours.
+Exit codes: 0 done; 2 the input's fault, told in one line; 130 interrupted by Ctrl-C; 1 a defect of ours, also told
+in one line, with its traceback in a file (see `stan.cli.failures`).
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from stan.errors import StanError
+from stan.cli.failures import told
 
 # Threads that wait by spinning steal the cores from each other as soon as anything else runs as well: with
 # two busy neighbours on 2 cores a training step took ten times as long. Must be set before torch is loaded.
@@ -84,8 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(args.run(args))
         sys.stdout.flush()  # a reader that has gone shows here, not while Python ends
         return code
-    except StanError as error:
-        return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
         print("stan: interrupted", file=sys.stderr)
         return 130
@@ -93,20 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; what Python still holds for it goes nowhere when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f" while writing {error.filename}" if error.filename else ""
-            return _fail(f"the disk is full{place}: free some space and run the same command again")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename:
-            return _fail(f"no permission for {error.filename}: {error.strerror}")
-        if error.filename and error.strerror:  # a name that is too long, a file where a folder is wanted, ...
-            return _fail(f"{error.filename} cannot be used: {error.strerror}")
-        raise
-
-
-def _fail(line: str) -> int:
-    print(f"stan: {_cut(line)}", file=sys.stderr)
-    return 2
+    except Exception as error:
+        code, line = told(error)
+        print(f"stan: {_cut(line)}", file=sys.stderr)
+        return code
 
 
 def _cut(line: str) -> str:

@@ -33,6 +33,7 @@ from stan.errors import ConfigError, DataError
 
 FOLDER_NAME = ".stan-cache"
 _FORMAT = 1
+_NEEDED = {"shape", "fps", "bytes", "sha256", "source", "downscale"}
 
 
 class MappedClip(Clip):
@@ -62,23 +63,26 @@ class MappedClip(Clip):
         return self.shape[2], self.shape[3]
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
-        return torch.from_numpy(np.array(_map(self.path, self._inode)[start:stop]))
+        return torch.from_numpy(np.array(_map(self.path, self._inode, self.shape)[start:stop]))
 
     def crop(self, start: int, stop: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
         """Read a box of space and time, and only that; see `Clip.crop`."""
         self._check(start, stop)
         self._check_box(top, left, height, width)
-        box = _map(self.path, self._inode)[start:stop, :, top : top + height, left : left + width]
+        box = _map(self.path, self._inode, self.shape)[start:stop, :, top : top + height, left : left + width]
         return torch.from_numpy(np.array(box))
 
 
 @functools.lru_cache(maxsize=256)  # a map holds a file descriptor, of which a process may have about 1000
-def _map(path: Path, inode: int) -> np.ndarray:
+def _map(path: Path, inode: int, shape: tuple[int, int, int, int]) -> np.ndarray:
     """Map a file; `inode` tells it from an earlier one of the same name that has been replaced."""
     try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+        array: np.ndarray = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"cache file {path} cannot be mapped ({error}): remove {path.parent}") from None
+    if array.shape != shape or array.dtype != np.uint8:
+        raise DataError(f"cache file {path} is not what its manifest says: remove {path.parent}")
+    return array
 
 
 def cached(
@@ -318,7 +322,8 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == _FORMAT else None
+    whole = isinstance(manifest, dict) and manifest.get("format") == _FORMAT and manifest.keys() >= _NEEDED
+    return manifest if whole else None
 
 
 def _payload_digest(path: Path) -> str:

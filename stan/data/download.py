@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import shutil
@@ -19,6 +18,7 @@ import filelock
 
 from stan.data.progress import byte_progress
 from stan.errors import DataError
+from stan.files import sha256_of
 
 _CHUNK = 1 << 18
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
@@ -61,7 +61,7 @@ def download(
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise DataError(f"{url!r} is not an http or https address (a file on this machine: --archive)")
-    if target.is_file() and (sha256 is None or _digest(target) == sha256.lower()):
+    if target.is_file() and (sha256 is None or sha256_of(target) == sha256.lower()):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = Path(f"{target}.lock")
@@ -69,7 +69,7 @@ def download(
         with filelock.FileLock(lock):
             if not target.is_file():
                 _fetch(url, target, progress, attempts, timeout, pause)
-            if sha256 is not None and (found := _digest(target)) != sha256.lower():
+            if sha256 is not None and (found := sha256_of(target)) != sha256.lower():
                 target.unlink()
                 raise DataError(f"{url} has SHA-256 {found}, expected {sha256.lower()}: it was removed")
     finally:
@@ -189,11 +189,3 @@ def _read_note(note: Path, url: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) and known.get("url") == url else {}
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()

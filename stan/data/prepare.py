@@ -98,6 +98,8 @@ def prepare(
     if kind not in ("davis", "set8", "folder"):
         raise ConfigError(f"unknown data kind {kind!r}: davis, set8 or folder can be prepared")
     root = Path(root).expanduser()
+    if root.exists() and not root.is_dir():
+        raise DataError(f"data root {root} is a file: {kind!r} needs a folder")
     if urls or archives or source:
         with _alone(root):
             for i, url in enumerate(urls):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
@@ -29,6 +31,7 @@ DAVIS_FRAMES = Path("JPEGImages/480p")
 """Where a DAVIS folder keeps its frames, `<sequence>/<00000>.jpg`, whatever their true height."""
 DAVIS_LISTS = Path("ImageSets/2017")
 """Where a DAVIS folder keeps its split lists, `<split>.txt`."""
+_OFFICIAL = ("train", "val", "trainval", "test-dev")
 _DAVIS_LAYOUT = f"{DAVIS_FRAMES}/<sequence>/<00000>.jpg and {DAVIS_LISTS}/<split>.txt"
 
 Opener: TypeAlias = Callable[[Path, "str | None"], "list[Clip]"]
@@ -44,7 +47,8 @@ def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Cl
         split: the sequences to open, in the order of the list. `davis`: the name of a list in
             ImageSets/2017 (`train`, `val`, `test-dev`, or any file that lies there); `trainval` stands for
             `train` and `val` together unless there is such a list. Other kinds: a list in `root`. For all
-            kinds also the path of a text file. None: every sequence, by name.
+            kinds also the path of a text file, which comes before a list of the data set with that name.
+            None: every sequence, by name.
 
     Returns:
         At least one clip.
@@ -57,7 +61,7 @@ def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Cl
     opener: Opener = layouts.component(kind).factory
     root = Path(root).expanduser()
     if not root.exists():
-        raise DataError(f"data root {root} does not exist{_nearest(root)}")
+        raise DataError(f"data root {root} does not exist{_nearest(root)}{_brought(kind, root)}")
     if not root.is_dir() and kind != "video":
         raise DataError(f"data root {root} is a file: {kind!r} needs a folder")
     try:
@@ -181,6 +185,12 @@ def _open_folder(root: Path, split: str | None) -> list[Clip]:
         )
     names = list(found) if split is None else _root_split(root, split)
     _require(names, found, str(root))
+    if (pair := _pair(found[name] for name in names)) is not None:
+        noisy, clean = pair
+        raise DataError(
+            f"data root {root} holds noisy recordings beside clean ones ({noisy.name}, {clean.name}), and kind "
+            f"'folder' would take both for clean: give the clean ones alone, data.root={clean}"
+        )
     return [
         _frame_clip(name, found[name], root) if found[name].is_dir() else _video_clip(found[name], root)
         for name in names
@@ -198,6 +208,17 @@ def _open_video(root: Path, split: str | None) -> list[Clip]:
     names = list(found) if split is None else _root_split(root, split)
     _require(names, found, str(root))
     return [_video_clip(found[name], root) for name in names]
+
+
+_NOISY = ("noisy", "noise", "input")
+_CLEAN = ("clean", "gt", "target", "denoised", "ground_truth")
+
+
+def _pair(sequences: Iterable[Path]) -> tuple[Path, Path] | None:
+    """The noisy and the clean of two sequences that are called so, or None."""
+    named = {path.stem.lower(): path for path in sequences}
+    noisy, clean = (next((named[n] for n in names if n in named), None) for names in (_NOISY, _CLEAN))
+    return (noisy, clean) if noisy is not None and clean is not None else None
 
 
 def _video_clip(path: Path, root: Path) -> Clip:
@@ -242,15 +263,23 @@ def _root_split(root: Path, split: str) -> list[str]:
 
 
 def _list_path(split: str, lists: Path) -> Path | None:
-    for path in (lists / f"{split}.txt", lists / split, Path(split).expanduser()):
-        if path.suffix == ".txt" and path.is_file():
-            return path
-    return None
+    here, theirs = Path(split).expanduser(), [lists / f"{split}.txt", lists / split]
+    found = [path for path in (here, *theirs) if path.suffix == ".txt" and path.is_file()]
+    if len(found) > 1 and found[0] == here and not here.samefile(found[1]):
+        _say(f"split {split!r} is the file here, not {found[1]}, which is {found[1].stem!r}")
+    return found[0] if found else None
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Tell it on standard error, once."""
+    print(f"stan: {line}", file=sys.stderr)
 
 
 def _no_split(split: str, lists: Path, extra: Iterable[str] = ()) -> str:
     known = sorted(path.stem for path in lists.glob("*.txt")) if lists.is_dir() else []
-    near = difflib.get_close_matches(split, [*known, *extra], n=1)
+    others = [] if split in _OFFICIAL else [*known, *extra]  # no slip of the pen: the list itself is missing
+    near = difflib.get_close_matches(split, others, n=1)
     hint = f"did you mean {near[0]!r}? " if near and near[0] != split else ""
     there = f"there are {', '.join(known)}" if known else "there are no lists"
     return f"split {split!r} not found in {lists}: {hint}{there}"
@@ -289,6 +318,12 @@ def _found_in(folder: Path) -> str:
     return f"it holds {', '.join(entries[:4])}" + (
         f" and {len(entries) - 4} more" if len(entries) > 4 else ""
     )
+
+
+def _brought(kind: str, root: Path) -> str:
+    """The command that brings a data set that is missing."""
+    words = {"davis": "--download", "set8": "--source DIR"}.get(kind)
+    return f"; to get it: stan prepare {kind} --root {root} {words}" if words else ""
 
 
 def _nearest(root: Path) -> str:

@@ -135,6 +135,8 @@ Opened = tuple[Iterator[tuple[str, int, str, Any]], Callable[[Any], IO[bytes]]]
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[Opened]:
+    if archive.is_dir():
+        raise DataError(f"archive {archive} is a folder: give what is unpacked already by --source {archive}")
     if not archive.is_file():
         raise DataError(f"archive {archive} does not exist")
     if zipfile.is_zipfile(archive):

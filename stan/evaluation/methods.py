@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stan.errors import CheckpointError, ConfigError
-from stan.evaluation.provenance import file_hash
+from stan.files import sha256_of
 from stan.models.shipped import find
 from stan.ops.backend import in_use
 from stan.registry import baselines as BASELINES
@@ -215,7 +215,7 @@ class Network(Method):
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the checkpoint file."""
-        return file_hash(self.path)
+        return sha256_of(self.path)
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint's hash and what the file says of its network; not where the file lies."""

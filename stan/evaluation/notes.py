@@ -33,8 +33,9 @@ def _network_notes(plan: Plan, method: Network) -> Iterator[str]:
             yield f"{method.name}: trained for sigma {trained.levels}, evaluated at {', '.join(outside)} too"
         if trained.kind != plan.noise.kind:
             yield f"{method.name}: trained for {trained.kind} noise, evaluated on {plan.noise.kind}"
-    data = (read(method.path)[1].get("config") or {}).get("data") or {}
-    seen = _seen_in_training(plan, data)
+    config = read(method.path)[1].get("config")
+    data = config.get("data") if isinstance(config, dict) else None
+    seen = _seen_in_training(plan, data) if isinstance(data, dict) else []
     if seen:
         yield (
             f"{method.name}: trained on {len(seen)} of these {len(plan.clips)} sequences "

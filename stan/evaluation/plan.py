@@ -19,6 +19,7 @@ from stan.evaluation import protocols, provenance
 from stan.evaluation.devices import Ranks, pick_device
 from stan.evaluation.methods import PRECISIONS, Alone, Method, Noisy, open_methods
 from stan.evaluation.protocols import Protocol
+from stan.files import sha256_of
 from stan.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Plan:
             digest = hashlib.sha256(str(clip.size).encode())
             try:
                 for path in files[:frames] if len(files) == len(clip) else files:
-                    digest.update(provenance.file_hash(path).encode())
+                    digest.update(sha256_of(path).encode())
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
             if not files:

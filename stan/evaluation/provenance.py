@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import platform
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from stan.files import sha256_of
 from stan.source import PACKAGE, source_hash
 from stan.version import __version__
 
@@ -48,7 +48,7 @@ def foreign(functions: Mapping[str, Callable[..., Any] | None]) -> dict[str, str
         module = sys.modules.get(function.__module__) if function else None
         file = Path(getattr(module, "__file__", None) or "")
         if module and PACKAGE not in file.resolve().parents:
-            found[name] = file_hash(file)[:12] if file.is_file() else "unknown"
+            found[name] = sha256_of(file)[:12] if file.is_file() else "unknown"
     return found
 
 
@@ -74,15 +74,6 @@ def libraries() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def device_name(device: torch.device) -> str:

@@ -48,9 +48,17 @@ class Trained:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Trained:
-        """The inverse of `to_dict`."""
-        low, high = record["sigma"]
-        return cls(kind=str(record["kind"]), sigma=(float(low), float(high)), steps=int(record["steps"]))
+        """The inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: a record that `to_dict` does not make.
+        """
+        low, high = map(float, record["sigma"])
+        if not 0 <= low <= high <= 255:
+            raise ValueError(
+                f"trained for sigma {low:g} to {high:g}, which is no range in 8-bit units [0, 255]"
+            )
+        return cls(kind=str(record["kind"]), sigma=(low, high), steps=int(record["steps"]))
 
 
 class AttentionMap(NamedTuple):

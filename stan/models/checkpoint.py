@@ -8,17 +8,21 @@ loading runs no code of the file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import threading
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from stan.errors import CheckpointError, ConfigError
 from stan.files import replacing
@@ -87,12 +91,22 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = find(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    weights, record = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    try:
+        weights, record = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
+    except RecursionError:
+        raise CheckpointError(f"checkpoint {path} is damaged: its description is nested too deeply") from None
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
         raise CheckpointError(f"checkpoint {path} is damaged: its weights are not a table of tensors")
+    for key, value in weights.items():
+        if not _is_plain(value):
+            raise CheckpointError(
+                f"checkpoint {path} holds {key} as {_kind(value)}; weights are plain tensors of numbers"
+            )
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise CheckpointError(f"checkpoint {path} is damaged: its description of the model is missing")
-    if not isinstance(record.get("format"), int) or record["format"] > FORMAT:
+    if not isinstance(record.get("format"), int) or not 1 <= record["format"] <= FORMAT:
         raise CheckpointError(
             f"checkpoint {path} has format {record.get('format')!r}; "
             f"this version of stan reads up to {FORMAT}, update it"
@@ -139,12 +153,62 @@ def imports_of(record: dict[str, Any]) -> list[str]:
 def _make(record: dict[str, Any], path: str | Path) -> VideoDenoiser:
     """The network that a record describes, with fresh weights; modules are imported only if it needs them."""
     try:
-        model = build(record["model"]["name"], **record["model"]["settings"])
+        with _no_larger_than(find(path).stat().st_size):
+            model = build(record["model"]["name"], **record["model"]["settings"])
         model.trained = Trained.from_dict(record["trained"]) if record.get("trained") else None
         return model
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        reason = f"checkpoint {path} holds a model that cannot be made: {first_line(error)}"
-        raise CheckpointError(reason) from error
+    except KeyError as error:
+        reason = f"its description lacks {error}"
+    except (ConfigError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        reason = first_line(error)
+    raise CheckpointError(f"checkpoint {path} holds a model that cannot be made: {reason}")
+
+
+@contextlib.contextmanager
+def _no_larger_than(size: int) -> Iterator[None]:
+    """Refuse a network that has more parameters than its file has bytes, while it is made: its settings may ask for
+    more than any memory holds.
+
+    Raises:
+        ConfigError: inside the block.
+    """
+    made, here = 0, threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        if parameter is not None and threading.get_ident() == here:
+            made += parameter.numel()
+            if made > size:
+                raise ConfigError(
+                    f"its settings ask for more parameters than a file of {size:,} bytes can hold"
+                )
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor is just numbers in memory."""
+    return (
+        value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_nested
+        and not value.is_quantized
+        and not value.is_complex()
+    )
+
+
+def _kind(value: Tensor) -> str:
+    if value.layout is not torch.strided:
+        return f"a tensor of layout {str(value.layout).removeprefix('torch.')}"
+    if value.is_nested:
+        return "a nested tensor"
+    if value.device.type != "cpu":
+        return f"a tensor of device {value.device.type}, without numbers"
+    return f"a tensor of {str(value.dtype).removeprefix('torch.')}"
 
 
 def load_weights(model: VideoDenoiser, weights: dict[str, Tensor], origin: str) -> None:
@@ -176,17 +240,22 @@ def first_line(error: BaseException) -> str:
 
 
 def verify(path: Path) -> None:
-    """Compare the parts of a ``.ckpt`` with their checksums; torch itself does not look at them.
+    """Compare the entries of a ``.ckpt``, which is a zip file, with their checksums; torch itself does not look at
+    them. Files that are no zip files are left to torch.
 
     Raises:
-        CheckpointError: naming the part that is not what was written.
+        CheckpointError: naming the entry that is not what was written, or is packed, which could hide any size.
     """
+    if not zipfile.is_zipfile(path):
+        return
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise CheckpointError(f"checkpoint {path} is packed: unpack it and save it by torch.save")
             damaged = archive.testzip()
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
-    except Exception as error:  # whatever a damaged archive makes of its reader
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {first_line(error)}") from error
     if damaged is not None:
         raise CheckpointError(
@@ -195,8 +264,7 @@ def verify(path: Path) -> None:
 
 
 def _read_ckpt(path: Path) -> tuple[Any, Any]:
-    if zipfile.is_zipfile(path):
-        verify(path)
+    verify(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch thinks of a foreign file's pickle
@@ -228,5 +296,7 @@ def _read_safetensors(path: Path) -> tuple[Any, Any]:
         return weights, json.loads(metadata["stan"])
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {first_line(error)}") from error
-    except json.JSONDecodeError as error:
+    except (OverflowError, TypeError, RuntimeError) as error:  # of tensors that no memory holds
+        raise CheckpointError(f"checkpoint {path} is damaged: {first_line(error)}") from error
+    except ValueError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: its metadata is not JSON") from error

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from stan.errors import ConfigError
 from stan.registry import aggregations, alignments, sources
-from stan.settings import ODD, above, at_least, below, complete
+from stan.settings import ODD, above, at_least, below, between, complete
 
 Positive = Annotated[int, at_least(1)]
 
@@ -65,19 +65,19 @@ class Settings:
     channels: tuple[Positive, ...] = (16, 64, 192)
     skip: Literal["concat", "add"] = "concat"
     block_skip: bool = False
-    depths: tuple[Annotated[int, at_least(0)], ...] = (1, 2, 4)
+    depths: tuple[Annotated[int, between(0, 256)], ...] = (1, 2, 4)
     heads: tuple[Annotated[int, at_least(0)], ...] = (0, 0, 12)
     key_channels: Positive = 16
     value_channels: Positive = 32
     attention: Annotated[str, alignments] | Literal["none"] = "shifted"
     attention_settings: dict[str, Any] = field(default_factory=dict)
-    window: Positive = 9
-    temporal_window: Annotated[int, at_least(0)] = 2
+    window: Annotated[int, between(1, 255)] = 9
+    temporal_window: Annotated[int, between(0, 64)] = 2
     patch: Annotated[int, ODD] = 1
     select: Literal["all", "each"] = "all"
     search_matches: Positive = 20
     matches: Positive = 10
-    refine_window: Positive = 1
+    refine_window: Annotated[int, between(1, 255)] = 1
     scale: Annotated[float, above(0)] = 10.0
     learn_scale: bool = False
     aggregation: Annotated[str, aggregations] = "stack"

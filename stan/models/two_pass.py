@@ -28,7 +28,7 @@ from stan.models.merge import GRID, Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.unet import UNet
 from stan.registry import sources
-from stan.settings import ODD, above, at_least, complete
+from stan.settings import ODD, above, at_least, between, complete
 
 Positive = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
@@ -65,8 +65,8 @@ class TwoPassSettings:
     depths: tuple[Natural, ...] = (2, 1, 2)
     features: Natural = 16
     passes: Positive = 2
-    temporal_window: Positive = 3
-    window: Positive = 5
+    temporal_window: Annotated[int, between(1, 64)] = 3
+    window: Annotated[int, between(1, 255)] = 5
     key_stride: Annotated[float, above(0)] = 1.0
     patch: Annotated[int, ODD] = 7
     correction: Natural = 16

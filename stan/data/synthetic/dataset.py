@@ -112,6 +112,16 @@ def write_synthetic(
     settings = Settings(seed, *size, frames, train, val)
     if min(train, val) < 1:
         raise ConfigError(f"synthetic data needs at least one sequence a split, got train {train}, val {val}")
+    if seed < 0:
+        raise ConfigError(f"seed {seed} must be at least 0")
+    if frames * size[0] * size[1] > MOST_PIXELS:
+        raise ConfigError(
+            f"{frames} frames of {size[1]}x{size[0]} are more than a synthetic sequence can have, which is made in "
+            f"memory: at most {MOST_PIXELS:,} pixels in all"
+        )
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root} is a file: synthetic data needs a folder")
+    _check_room(root, settings)
     if is_complete(root, settings):
         return root
     _clear(root)
@@ -126,6 +136,25 @@ def write_synthetic(
     write_text(root / RECORD, json.dumps(asdict(settings), indent=1) + "\n")
     (root / _STARTED).unlink()
     return root
+
+
+MOST_PIXELS = 1 << 27
+"""Pixels of all frames of a sequence, which is rendered in memory at some 40 bytes each."""
+
+BYTES_A_PIXEL = 1
+"""At least what a frame and its true flow take on the disk."""
+
+
+def _check_room(root: Path, settings: Settings) -> None:
+    """Raise a DataError if the data set cannot fit on the disk."""
+    s = settings
+    need = (s.train + s.val) * s.frames * s.height * s.width * BYTES_A_PIXEL
+    there = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise DataError(
+            f"the synthetic data set needs {need / 1e9:.2f} GB in {root}, with {free / 1e9:.2f} GB free"
+        )
 
 
 def is_complete(root: Path, settings: Settings) -> bool:
