@@ -185,7 +185,7 @@ class Merge(nn.Module):
                 kept,
                 (10 * level).expand_as(kept),
                 ((frames.movedim(-1, 2) - this).abs().float() - 1).clamp(0, 4),
-                (offsets.norm(dim=-1) / 8).log1p().movedim(-1, 2),
+                (torch.hypot(*offsets.unbind(-1)) / 8).log1p().movedim(-1, 2),
                 detail(cleaned).expand_as(kept),
             ]
             with torch.autocast(noisy.device.type, dtype=cast, enabled=cast is not None):
