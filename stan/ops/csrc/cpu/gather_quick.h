@@ -52,24 +52,54 @@ struct Run {
   }
 };
 
-// A row of pixels of kPadded numbers each, from the planes of a channel each, and back.
+// Four vectors of four numbers, rows and columns exchanged.
+using Quad = VectorOf<4>;
+static inline void transpose(Quad::Type (&rows)[4]) {
+#if defined(__SSE2__)
+  __m128 a = rows[0], b = rows[1], c = rows[2], d = rows[3];
+  _MM_TRANSPOSE4_PS(a, b, c, d);
+  rows[0] = a;
+  rows[1] = b;
+  rows[2] = c;
+  rows[3] = d;
+#else
+  const Quad::Type a = rows[0], b = rows[1], c = rows[2], d = rows[3];
+  for (int i = 0; i < 4; ++i) rows[i] = Quad::Type{a[i], b[i], c[i], d[i]};
+#endif
+}
+
+// A row of pixels of kPadded numbers each, from the planes of a channel each, and back; four pixels and channels at a time.
 template <int kPadded, typename E>
 static void pad_row(const E* planes, int64_t plane, int width, int channels, float* __restrict__ out) {
-  constexpr int kTile = 16;  // columns whose output stays in the first-level cache while all channels pass
-  for (int x0 = 0; x0 < width; x0 += kTile) {
-    const int x1 = least(width, x0 + kTile);
-    for (int c = 0; c < kPadded; ++c)
-      for (int x = x0; x < x1; ++x) out[int64_t(x) * kPadded + c] = c < channels ? load<float>(planes + c * plane + x) : 0.0f;
+  int x = 0;
+  for (; x + 4 <= width; x += 4, out += 4 * kPadded) {
+    for (int c = 0; c < kPadded; c += 4) {
+      Quad::Type four[4] = {};
+      for (int i = 0; i < least(4, channels - c); ++i) {
+        const E* in = planes + (c + i) * plane + x;
+        four[i] = Quad::Type{load<float>(in), load<float>(in + 1), load<float>(in + 2), load<float>(in + 3)};
+      }
+      transpose(four);
+      for (int i = 0; i < 4; ++i) *reinterpret_cast<Quad::Unaligned*>(out + i * kPadded + c) = four[i];
+    }
   }
+  for (; x < width; ++x, out += kPadded)
+    for (int c = 0; c < kPadded; ++c) out[c] = c < channels ? load<float>(planes + c * plane + x) : 0.0f;
 }
 template <int kPadded, typename E>
 static void unpad_row(const float* in, int width, int channels, E* planes, int64_t plane) {
-  constexpr int kTile = 16;
-  for (int x0 = 0; x0 < width; x0 += kTile) {
-    const int x1 = least(width, x0 + kTile);
-    for (int c = 0; c < channels; ++c)
-      for (int x = x0; x < x1; ++x) store<float>(planes + c * plane + x, in[int64_t(x) * kPadded + c]);
+  int x = 0;
+  for (; x + 4 <= width; x += 4, in += 4 * kPadded) {
+    for (int c = 0; c < channels; c += 4) {
+      Quad::Type four[4];
+      for (int i = 0; i < 4; ++i) four[i] = *reinterpret_cast<const Quad::Unaligned*>(in + i * kPadded + c);
+      transpose(four);
+      for (int i = 0; i < least(4, channels - c); ++i)
+        for (int n = 0; n < 4; ++n) store<float>(planes + (c + i) * plane + x + n, four[i][n]);
+    }
   }
+  for (; x < width; ++x, in += kPadded)
+    for (int c = 0; c < channels; ++c) store<float>(planes + c * plane + x, in[c]);
 }
 
 // A coordinate of kTile neighbouring queries from `start` on, if the samples of all lie inside the image unreflected.

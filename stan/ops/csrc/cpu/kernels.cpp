@@ -6,6 +6,7 @@
 #include "gather_quick.h"
 #include "kernels.h"
 #include "search.h"
+#include "search_blocks.h"
 #include "search_rows.h"
 #include "support.h"
 
@@ -29,6 +30,8 @@ void search(const SearchArguments& a) {
     using T = decltype(types);
     if constexpr (sizeof(typename T::S) == sizeof(float)) {
       if (a.frames_in == nullptr && a.p.key_stride == 1.0 && fits_rows(a.p)) {
+        if (fits_blocks(a.p))
+          return a.p.metric == Metric::l2 ? search_blocks_with<Metric::l2, typename T::E>(a) : search_blocks_with<Metric::dot, typename T::E>(a);
         return a.p.metric == Metric::l2 ? search_rows_with<Metric::l2, typename T::E>(a) : search_rows_with<Metric::dot, typename T::E>(a);
       }
     }

@@ -67,19 +67,15 @@ static __attribute__((noinline)) void mix_column(float fx, float fy, const float
   }
 }
 
-// Everything a thread needs for one query after another. The scores of a query lie in the order of the candidates' indices.
-template <Metric kMetric>
-class RowSearch {
- public:
-  RowSearch(const SearchArguments& a, const KeyRows& keys)
+// What quick searches have in common, for one query after another: where the windows lie, and the choice among the scores of all
+// candidates, which lie in the order of their indices.
+class WindowSearch {
+ protected:
+  explicit WindowSearch(const SearchArguments& a)
       : a_(a),
         p_(a.p),
         z_(a.p.sizes),
-        keys_(keys),
         area_(p_.window * p_.window),
-        pitch_(compared_pitch(p_.window + kPixels)),
-        compared_size_((p_.window + 2) * pitch_ + kLanes),
-        compared_(p_.windows * compared_size_),
         scores_(int64_t(p_.windows) * area_ + 2 * kLanes),
         places_(p_.windows),
         candidates_(int64_t(p_.windows) * area_),
@@ -88,29 +84,13 @@ class RowSearch {
       candidates_[i] = {i / area_, int16_t(i % area_ / p_.window), int16_t(i % area_ % p_.window)};
   }
 
-  // Searches for query (column, row) of frame t, whose features are `query`; `frame_of` finds the rows of a key frame.
-  // All slots are compared before the first is mixed: what was stored has then reached the cache, where unaligned loads find it.
-  template <typename FrameOf>
-  void search(int64_t b, int head, int t, int row, int column, const float* query, const FrameOf& frame_of) {
-    const int64_t number = int64_t(row) * z_.query_width + column;
+  // Turns to query (column, row); returns its number in the frame.
+  int64_t begin(int row, int column) {
     x_ = column * z_.stride;
     y_ = row * z_.stride;
-    for (int slot = 0; slot < p_.windows; ++slot) {
-      Place& place = places_[slot];
-      place.frame = frame_of_slot(t, slot, z_.frames, p_.temporal_window, p_.causal);
-      if (place.frame < 0) continue;
-      place.pixels = frame_of(place.frame);
-      put_window(place, flow_at(static_cast<const float*>(a_.flow), p_, b, head, t, slot, number));
-      const int more = place.fx == 0.0f && place.fy == 0.0f ? 0 : 1;
-      compare_rows<kMetric>(keys_.pixel(place.pixels, place.left - place.skew, place.top), keys_.row_size(), keys_.group_size(),
-                            keys_.groups(), p_.patch, query, place.end - place.begin + more, p_.window + more + place.skew,
-                            compared_.get() + slot * compared_size_, pitch_);
-    }
-    for (int slot = 0; slot < p_.windows; ++slot) mix_window(slot);
-    select(Places<float>(a_, ((b * z_.heads + head) * z_.frames + t) * z_.queries() + number));
+    return int64_t(row) * z_.query_width + column;
   }
 
- private:
   // Where the window of a slot lies.
   struct Place {
     int frame;             // -1: there is none
@@ -141,32 +121,6 @@ class RowSearch {
     place.left = x.whole + place.wx.begin;
     place.top = y.whole + place.wy.begin + place.begin;
     place.skew = KeyRows::skew(place.left);
-  }
-
-  // Scores of all candidates of a slot. The last vector of a row may reach into the next row, where it writes -inf; it comes
-  // before the vector that belongs there: strips from right to left, rows from top to bottom.
-  void mix_window(int slot) {
-    const Place& place = places_[slot];
-    float* scores = scores_.get() + int64_t(slot) * area_;
-    if (place.frame < 0) return fill(scores, area_);
-    fill(scores, place.begin * p_.window);
-    const auto mix = [&](auto in_x, auto in_y) {
-      for (int column = (p_.window - 1) / kLanes * kLanes; column >= 0; column -= kLanes) {
-        const Ints lane = lane_numbers() + column, k = lane + place.wx.begin;
-        const Ints valid = Ints(k >= place.wx.low) & Ints(k <= place.wx.high) & Ints(lane < p_.window);
-        float* out = scores + place.begin * p_.window + column;
-        mix_column<kMetric, decltype(in_x)::value, decltype(in_y)::value>(
-            place.fx, place.fy, compared_.get() + slot * compared_size_ + place.skew + column, pitch_, keys_, place.pixels,
-            place.left + column, place.top, place.end - place.begin,
-            [&](int row, Floats mixed) { store_floats(out + row * p_.window, valid ? mixed : all(-__builtin_inff())); });
-      }
-    };
-    if (place.fx != 0.0f) {
-      place.fy != 0.0f ? mix(Constant<true>(), Constant<true>()) : mix(Constant<true>(), Constant<false>());
-    } else {
-      place.fy != 0.0f ? mix(Constant<false>(), Constant<true>()) : mix(Constant<false>(), Constant<false>());
-    }
-    fill(scores + place.end * p_.window, (p_.window - place.end) * p_.window);
   }
 
   static void fill(float* scores, int count) {
@@ -220,14 +174,75 @@ class RowSearch {
   const SearchArguments& a_;
   const SearchParameters& p_;
   const Sizes& z_;
-  const KeyRows& keys_;
   int area_;
-  int64_t pitch_, compared_size_;
-  Block<float> compared_, scores_;
+  Block<float> scores_;
   Block<Place> places_;
   Block<Candidate> candidates_;
   ScoreSelection selection_;
   int x_ = 0, y_ = 0;
+};
+
+// A search by whole rows of candidates.
+template <Metric kMetric>
+class RowSearch : public WindowSearch {
+ public:
+  RowSearch(const SearchArguments& a, const KeyRows& keys)
+      : WindowSearch(a),
+        keys_(keys),
+        pitch_(compared_pitch(p_.window + kPixels)),
+        compared_size_((p_.window + 2) * pitch_ + kLanes),
+        compared_(p_.windows * compared_size_) {}
+
+  // Searches for query (column, row) of frame t, whose features are `query`; `frame_of` finds the rows of a key frame.
+  // All slots are compared before the first is mixed: what was stored has then reached the cache, where unaligned loads find it.
+  template <typename FrameOf>
+  void search(int64_t b, int head, int t, int row, int column, const float* query, const FrameOf& frame_of) {
+    const int64_t number = begin(row, column);
+    for (int slot = 0; slot < p_.windows; ++slot) {
+      Place& place = places_[slot];
+      place.frame = frame_of_slot(t, slot, z_.frames, p_.temporal_window, p_.causal);
+      if (place.frame < 0) continue;
+      place.pixels = frame_of(place.frame);
+      put_window(place, flow_at(static_cast<const float*>(a_.flow), p_, b, head, t, slot, number));
+      const int more = place.fx == 0.0f && place.fy == 0.0f ? 0 : 1;
+      compare_rows<kMetric>(keys_.pixel(place.pixels, place.left - place.skew, place.top), keys_.row_size(), keys_.group_size(),
+                            keys_.groups(), p_.patch, query, place.end - place.begin + more, p_.window + more + place.skew,
+                            compared_.get() + slot * compared_size_, pitch_);
+    }
+    for (int slot = 0; slot < p_.windows; ++slot) mix_window(slot);
+    select(Places<float>(a_, ((b * z_.heads + head) * z_.frames + t) * z_.queries() + number));
+  }
+
+ private:
+  // Scores of all candidates of a slot. The last vector of a row may reach into the next row, where it writes -inf; it comes
+  // before the vector that belongs there: strips from right to left, rows from top to bottom.
+  void mix_window(int slot) {
+    const Place& place = places_[slot];
+    float* scores = scores_.get() + int64_t(slot) * area_;
+    if (place.frame < 0) return fill(scores, area_);
+    fill(scores, place.begin * p_.window);
+    const auto mix = [&](auto in_x, auto in_y) {
+      for (int column = (p_.window - 1) / kLanes * kLanes; column >= 0; column -= kLanes) {
+        const Ints lane = lane_numbers() + column, k = lane + place.wx.begin;
+        const Ints valid = Ints(k >= place.wx.low) & Ints(k <= place.wx.high) & Ints(lane < p_.window);
+        float* out = scores + place.begin * p_.window + column;
+        mix_column<kMetric, decltype(in_x)::value, decltype(in_y)::value>(
+            place.fx, place.fy, compared_.get() + slot * compared_size_ + place.skew + column, pitch_, keys_, place.pixels,
+            place.left + column, place.top, place.end - place.begin,
+            [&](int row, Floats mixed) { store_floats(out + row * p_.window, valid ? mixed : all(-__builtin_inff())); });
+      }
+    };
+    if (place.fx != 0.0f) {
+      place.fy != 0.0f ? mix(Constant<true>(), Constant<true>()) : mix(Constant<true>(), Constant<false>());
+    } else {
+      place.fy != 0.0f ? mix(Constant<false>(), Constant<true>()) : mix(Constant<false>(), Constant<false>());
+    }
+    fill(scores + place.end * p_.window, (p_.window - place.end) * p_.window);
+  }
+
+  const KeyRows& keys_;
+  int64_t pitch_, compared_size_;
+  Block<float> compared_;
 };
 
 // Rows of the query frame that the queries of one row of the grid touch: patch row by patch row, groups of channels, pixels.
@@ -251,38 +266,56 @@ static inline void read_query(const float* rows, const Sizes& z, const Patch& pa
   }
 }
 
+// search(b, head, t, frame_of) for every frame t of every head, when the frames that it searches are laid out. Only these are kept: frame f
+// lies in place f % kept, of `frame_size` numbers, and consists of `rows` rows, which `fill(planes, row, frame)` lays out one by
+// one; `finish(first frame, number of rows, frame_of)` may then add to them.
+template <typename E, typename Fill, typename Finish, typename Search>
+static void search_frames(const SearchArguments& a, int rows, int64_t frame_size, const Fill& fill, const Finish& finish, const Search& search) {
+  const SearchParameters& p = a.p;
+  const Sizes& z = p.sizes;
+  const int kept = least(p.windows, z.frames);
+  Block<float> memory(kept * frame_size);
+  const auto frame_of = [&](int f) { return memory.get() + f % kept * frame_size; };
+  const int64_t key_plane = int64_t(z.key_height) * z.key_width;
+  for (int64_t b = 0; b < z.batch; ++b) {
+    for (int head = 0; head < z.heads; ++head) {
+      int filled = 0;  // frames laid out so far
+      for (int t = 0; t < z.frames; ++t) {
+        const int end = p.causal ? t + 1 : first_frame(t, z.frames, p.temporal_window) + p.windows;
+        const int64_t fresh = int64_t(end - filled) * rows;
+        parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
+          for (int64_t i = begin; i < stop; ++i) {
+            const int f = filled + int(i / rows);
+            const E* in = static_cast<const E*>(a.key) + head_start(b, f, head, z.frames, z.heads, z.channels, key_plane);
+            fill(in, int(i % rows), frame_of(f));
+          }
+        });
+        finish(filled, fresh, frame_of);
+        filled = end;
+        search(b, head, t, frame_of);
+      }
+    }
+  }
+}
+
 template <Metric kMetric, typename E>
 static void search_rows_with(const SearchArguments& a) {
   const SearchParameters& p = a.p;
   const Sizes& z = p.sizes;
   const KeyRows keys(z, p.patch, a.flow != nullptr && kMetric == Metric::l2, p.slide ? 0 : p.window,
                      compared_pitch(p.window + kPixels) + kLanes);
-  // Only the frames that are being searched are kept: frame f lies in place f % kept.
-  const int kept = least(p.windows, z.frames);
-  Block<float> memory(kept * keys.frame_size());
-  const auto frame_of = [&](int f) { return memory.get() + f % kept * keys.frame_size(); };
   const int64_t query_size = int64_t(p.patch.side) * p.patch.side * keys.groups() * kGroup;
-  const int64_t key_plane = int64_t(z.key_height) * z.key_width, plane = int64_t(z.height) * z.width;
-
-  for (int64_t b = 0; b < z.batch; ++b) {
-    for (int head = 0; head < z.heads; ++head) {
-      int filled = 0;  // frames laid out so far
-      for (int t = 0; t < z.frames; ++t) {
-        const int end = p.causal ? t + 1 : first_frame(t, z.frames, p.temporal_window) + p.windows;
-        const int64_t fresh = int64_t(end - filled) * keys.rows();
-        parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
-          for (int64_t i = begin; i < stop; ++i) {
-            const int f = filled + int(i / keys.rows());
-            const E* in = static_cast<const E*>(a.key) + head_start(b, f, head, z.frames, z.heads, z.channels, key_plane);
-            keys.fill_channels(in, int(i % keys.rows()), frame_of(f));
-          }
-        });
+  const int64_t plane = int64_t(z.height) * z.width;
+  search_frames<E>(
+      a, keys.rows(), keys.frame_size(), [&](const E* planes, int row, float* frame) { keys.fill_channels(planes, row, frame); },
+      [&](int first, int64_t fresh, const auto& frame_of) {
         parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
           Block<float> scratch(3 * keys.group_size());
           for (int64_t i = begin; i < stop; ++i)
-            keys.fill_neighbours(int(i % keys.rows()), frame_of(filled + int(i / keys.rows())), scratch.get());
+            keys.fill_neighbours(int(i % keys.rows()), frame_of(first + int(i / keys.rows())), scratch.get());
         });
-        filled = end;
+      },
+      [&](int64_t b, int head, int t, const auto& frame_of) {
         const E* queries = static_cast<const E*>(a.query) + head_start(b, t, head, z.frames, z.heads, z.channels, plane);
         parallel(z.query_height, 1, [&](int64_t begin, int64_t stop) {
           RowSearch<kMetric> search(a, keys);
@@ -295,9 +328,7 @@ static void search_rows_with(const SearchArguments& a) {
             }
           }
         });
-      }
-    }
-  }
+      });
 }
 
 }  // namespace

@@ -26,6 +26,7 @@ class ScoreSelection {
   // after the scores are used for a while.
   bool select(float* scores, int size, int wanted) {
     if (wanted == 0) return true;
+    if (wanted == 1) return select_one(scores, size);
     const Floats after = load_floats(scores + size);
     store_floats(scores + size, all(-__builtin_inff()));
     const int vectors = (size + kLanes - 1) / kLanes;
@@ -40,6 +41,29 @@ class ScoreSelection {
   int place(int i) const { return places_[order_[i]]; }
 
  private:
+  // The best alone, the first of equals.
+  bool select_one(float* scores, int size) {
+    const Floats after = load_floats(scores + size);
+    store_floats(scores + size, all(-__builtin_inff()));
+    Floats best = all(-__builtin_inff());
+    for (int i = 0; i < size; i += kLanes) best = larger(load_floats(scores + i), best);  // a NaN never becomes a maximum
+    float most = best[0];
+    for (int i = 1; i < kLanes; ++i) most = best[i] > most ? best[i] : most;
+    int at = 0;
+    for (uint32_t found = 0; at < size; at += kLanes) {
+      found = at_least(load_floats(scores + at), all(most));
+      if (found == 0) continue;
+      at += __builtin_ctz(found);
+      break;
+    }
+    store_floats(scores + size, after);
+    values_[0] = most;
+    places_[0] = at;
+    order_[0] = 0;
+    count_ = 1;
+    return most > -__builtin_inff();
+  }
+
   // A score that at least `wanted` candidates reach, as large as the groups can tell; -inf if too few are valid.
   float threshold(const float* scores, int vectors, int wanted) {
     const int size = least(group_vectors_, vectors) * kLanes, end = vectors * kLanes;
