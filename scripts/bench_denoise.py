@@ -69,7 +69,7 @@ def methods(noisy: Path, clean: Path, checkpoint: str) -> dict[str, list[str]]:
     ]
     return {
         "stan": stan,
-        "stan, bfloat16": [*stan, "--precision", "bf16"],
+        "stan, float32": [*stan, "--precision", "32"],
         "ffmpeg nlmeans=s=10": [*FFMPEG, "-i", str(noisy), "-vf", "nlmeans=s=10", *H264, str(clean)],
         "ffmpeg bm3d=sigma=10": [*FFMPEG, "-i", str(noisy), "-vf", "bm3d=sigma=10", *H264, str(clean)],
     }

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from types import EllipsisType
 from typing import TYPE_CHECKING
 
 import torch
@@ -155,7 +156,8 @@ class PassDenoiser:
                 noisy, lambda at: self.model.first_pass(noisy[at].contiguous(), _window(level, at))
             )
         self._tell(1)
-        return _Seen(frame, noisy[0, 0], None if level is None else level[0, 0], *(x[0, 0] for x in made))
+        level = None if level is None else level[0, 0]
+        return _Seen(frame, noisy[0, 0], level, made.frames[0, 0], made.features[0, 0])
 
     def _again(self, seen: Iterator[_Seen]) -> Iterator[_Seen]:
         """The frames behind one more pass.
@@ -216,7 +218,7 @@ class PassDenoiser:
         scale = noisy.shape[-1] // features.shape[-1]
 
         def run(at: Window) -> Cleaned:
-            small = (..., *(slice(*(x and x // scale for x in (s.start, s.stop))) for s in at[1:]))
+            small = (..., _part(at[1], scale), _part(at[2], scale))
             before = Cleaned(frames[at].contiguous(), features[small].contiguous())
             pair = FlowPair(*(f[at].contiguous() for f in flow))
             return self.model.next_pass(noisy[at].contiguous(), _window(level, at), before, pair, keep)
@@ -288,8 +290,13 @@ class PassDenoiser:
             self.options.progress(self._computed / self.model.passes, self.total)
 
 
-Window = tuple[object, slice, slice]
+Window = tuple[EllipsisType, slice, slice]
 """An index of rows and columns, behind any leading axes."""
+
+
+def _part(at: slice, scale: int) -> slice:
+    """The same part of an axis that is smaller by `scale`."""
+    return at if at.start is None else slice(at.start // scale, at.stop // scale)
 
 
 def _window(level: Tensor | None, at: Window) -> Tensor | None:
