@@ -16,9 +16,10 @@ from stan.settings import ODD, above, at_least
 LEVEL = 2
 """How much smaller each level is than the next finer one."""
 
-FIT_STEP = 0.5
-"""Distance of the 3 x 3 scores of the sub-pixel fit, in pixels of the finest level. Scores a whole pixel away lie on no
-paraboloid any more: with them even a still picture seems to move, by up to half a pixel."""
+FINER = 2
+"""Enlargement of the finest level for the sub-pixel fit, whose 3 x 3 scores are then half a pixel apart. Scores a whole
+pixel apart lie on no paraboloid: with them even a still picture seems to move, by up to half a pixel. Searched in whole
+steps of enlarged frames they come four times as fast as in half steps."""
 
 MOST_CORRECTION = 0.75
 """Pixels of the finest level by which the fit may move a match: beyond the scores that it sees it knows nothing."""
@@ -80,7 +81,7 @@ class PyramidFlow(OffsetSource):
         self.coarsest, self.finest, self.stride = coarsest, finest, stride
         self.medians, self.subpixel, self.steadiness = medians, subpixel, steadiness
         self.wide, self.narrow = (_search(side, 1, patch, stride) for side in (coarsest_window, window))
-        self.scores = _search(3, 9, patch, stride, FIT_STEP)  # all nine
+        self.scores = _search(3, 9, patch, stride * FINER, FINER)  # all nine
 
     @torch.no_grad()
     def estimate(self, video: Tensor) -> FlowPair:
@@ -138,22 +139,22 @@ class PyramidFlow(OffsetSource):
 
     def _fitted(self, frames: Tensor, flow: Tensor) -> Tensor:
         """`flow` moved to the maximum of the paraboloids of each neighbourhood of queries."""
-        matches = self.scores(frames, frames, flow[:, :, None])
-        scores, offsets = (
-            matches.scores[:, 0, ..., 9:],
-            matches.offsets[:, 0, ..., 9:, :],
-        )  # slot 1: 9 matches
+        h, w = frames.shape[3:]
+        large = resampled(frames, FINER * h, FINER * w, step=1 / FINER, first=0.0)
+        matches = self.scores(large, large, (FINER * flow)[:, :, None])
+        scores = matches.scores[:, 0, ..., 9:]  # of slot 1
+        offsets = matches.offsets[:, 0, ..., 9:, :]
         there = scores.isfinite()  # the first frame has none before it
-        scores = torch.where(there, scores, 0.0) / self.scores.spec.patch**2 / FIT_STEP**2
+        scores = torch.where(there, scores, 0.0) * FINER**2 / self.scores.spec.patch**2
         middle = offsets.mean(-2)  # a window at the border is not centred on `flow`
-        x, y = ((offsets - middle.unsqueeze(-2)) / FIT_STEP).unbind(-1)  # -1, 0, 1 in some order
+        x, y = (offsets - middle.unsqueeze(-2)).unbind(-1)  # -1, 0, 1 in some order
         # Least squares of a paraboloid on the 3 x 3 grid; minus its second derivatives, at least zero.
         xx, yy = ((-scores * (v.square() - 2 / 3)).sum(-1).clamp(min=0) for v in (x, y))
         xy = -(scores * x * y).sum(-1) / 4
         bound = MOST_SKEW * (xx * yy).sqrt()
         xy = torch.maximum(torch.minimum(xy, bound), -bound)
-        right, down = ((scores * v).sum(-1) * FIT_STEP / 6 for v in (x, y))
-        along, across = middle.unbind(-1)
+        right, down = ((scores * v).sum(-1) / (6 * FINER) for v in (x, y))
+        along, across = (middle / FINER).unbind(-1)
         fit = torch.stack([xx, yy, xy, xx * along + xy * across + right, xy * along + yy * across + down], 2)
         fit = F.avg_pool2d(
             fit.flatten(0, 1), self.subpixel, 1, self.subpixel // 2, count_include_pad=False
@@ -168,14 +169,14 @@ class PyramidFlow(OffsetSource):
         return self._smooth(flow + (best - flow).clamp(-MOST_CORRECTION, MOST_CORRECTION))
 
 
-def _search(window: int, topk: int, patch: int, stride: int, key_stride: float = 1.0) -> ops.ShiftedNLS:
+def _search(window: int, topk: int, patch: int, stride: int, dilation: int = 1) -> ops.ShiftedNLS:
     """A search in the frame before each frame (and, in slot 0, in the frame itself)."""
     return ops.ShiftedNLS(
         window=window,
         topk=topk,
         patch=patch,
         stride=stride,
-        key_stride=key_stride,
+        dilation=dilation,
         temporal_window=1,
         causal=True,
         select="each",
