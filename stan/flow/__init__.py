@@ -10,6 +10,7 @@ from typing import Any
 from stan.flow.base import FlowPair, OffsetSource
 from stan.flow.cache import CachedFlow, CacheSize
 from stan.flow.classical import DISFlow, FarnebackFlow, PairwiseFlow, TVL1Flow, ZeroFlow
+from stan.flow.pyramid import PyramidFlow
 from stan.registry import sources
 
 
@@ -35,6 +36,7 @@ __all__ = [
     "FlowPair",
     "OffsetSource",
     "PairwiseFlow",
+    "PyramidFlow",
     "TVL1Flow",
     "ZeroFlow",
     "build",

@@ -52,8 +52,8 @@ class PairwiseFlow(OffsetSource):
     Args:
         blur: standard deviation of a Gaussian blur before the estimation, in pixels of the size at which the flow is
             estimated; 0 is none.
-        downscale: estimate at this part of the size: 2 is a quarter of the pixels and of the time, and costs
-            accuracy.
+        downscale: estimate at this part of the size: 2 is a quarter of the pixels, takes less than half the time, and
+            costs accuracy.
         threads: worker threads; null takes as many as torch uses.
         settings: further settings of the subclass, which may leave out the three above.
     """
