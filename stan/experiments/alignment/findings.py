@@ -120,8 +120,10 @@ def _main(base: Sequence[Row], windows: Sequence[int], lists: Mapping[str, Seque
             f"averaging, not with better matches ({PAPER})."
         )
     elif averaged > 0:
+        share = 100 * (1 - single / averaged)
         found.append(
-            f"The direction of the paper's figure is confirmed, with and without the averaging ({PAPER})."
+            "The direction of the paper's figure is confirmed, with and without the averaging, with which "
+            f"{share:.0f} % of the averaged gain come ({PAPER})."
         )
     else:
         found.append(f"**This contradicts the paper**: the search loses to the flow alone ({PAPER}).")
