@@ -134,7 +134,9 @@ def main() -> None:
     page = ROOT / "docs" / "configuration.md"
     page.write_text("\n".join([HEAD, *key_lines(), *component_lines()]) + "\n")
     print(page)
-    for path in sorted((ROOT / "configs").rglob("*.yaml")):
+    for path in sorted(
+        set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs/experiments").iterdir())
+    ):
         path.write_text(commented(path.read_text()))
 
 

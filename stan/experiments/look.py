@@ -213,7 +213,7 @@ def _draw(
                 cv2.drawMarker(panel, at(place), colour, cv2.MARKER_TILTED_CROSS, 7, 1, cv2.LINE_AA)
     for there, place, weight in looked.matches(t, point):
         if there == frame:
-            radius = max(1, round(9 * weight**0.5))
+            radius = max(1, round(6 * weight**0.5))
             cv2.circle(panel, at(place), radius + 1, (0, 0, 0), -1, cv2.LINE_AA)
             cv2.circle(panel, at(place), radius, colour, -1, cv2.LINE_AA)
     if frame == t:

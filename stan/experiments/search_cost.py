@@ -106,29 +106,31 @@ class SearchCost(Experiment):
 
     def _rows(self, case: Case, method: str) -> list[Row]:
         s = self.settings
-        prober = Prober(int(s.share * available_memory()), s.limit, torch.get_num_threads())
         rows = []
-        try:
-            for which in ("forward", "forward+backward"):
-                on_cpu = s.device == "cpu"
-                probes = [
-                    prober.probe(method, case, which) if on_cpu else probe_cuda(method, case, which)
-                    for _ in range(s.repeats)
-                ]
-                seconds = [p.seconds for p in probes if p.seconds is not None]
-                extra = [p.extra for p in probes if p.extra is not None]
-                problem = next((p.problem for p in probes if p.problem is not None), None)
-                rows.append(
-                    {
-                        "pass": which,
-                        "seconds": min(seconds) if seconds else None,
-                        "extra_bytes": min(extra) if extra else None,
-                        "problem": problem,
-                    }
-                )
-        finally:
-            prober.close()
+        for which in ("forward", "forward+backward"):
+            probes = [
+                self._prober.probe(method, case, which)
+                if s.device == "cpu"
+                else probe_cuda(method, case, which)
+                for _ in range(s.repeats)
+            ]
+            seconds = [p.seconds for p in probes if p.seconds is not None]
+            extra = [p.extra for p in probes if p.extra is not None]
+            rows.append(
+                {
+                    "pass": which,
+                    "seconds": min(seconds) if seconds else None,
+                    "extra_bytes": min(extra) if extra else None,
+                    "problem": next((p.problem for p in probes if p.problem is not None), None),
+                }
+            )
         return rows
+
+    @functools.cached_property
+    def _prober(self) -> Prober:
+        """One measuring process for all tasks; it ends with this one."""
+        s = self.settings
+        return Prober(int(s.share * available_memory()), s.limit, torch.get_num_threads())
 
     def report(self, rows: list[Row]) -> Report:
         """Multiples of the first method, setting by setting."""

@@ -22,7 +22,7 @@ from stan.errors import ConfigError
 from stan.training.fit import build_network
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+FILES = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "experiments")
 
 
 def write(path: Path, text: str) -> Path:

@@ -38,6 +38,8 @@ NOT_HERE = {  # words of commands that are parsed only, and why
     "--stream": "pipes: tests/cli/test_denoise.py runs them",
     "demo": "tests/cli/test_demo.py runs it",
     "bench": "tests/experiments runs it",
+    "experiment": "tests/experiments runs it",
+    "visualize": "tests/experiments runs it",
     "mine.yaml": "tests/extending runs it",
     "noise.kind=stripes": "tests/extending runs it",
     "runs/framewise/last.ckpt": "tests/extending runs it",
