@@ -14,6 +14,6 @@ set -euo pipefail
 # Lightning finds the ranks in SLURM's variables. Without SLURM the same is, on each of two machines:
 #   torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 \
 #       scripts/train.py configs/train/davis_small.yaml trainer.nodes=2 trainer.devices=4 trainer.strategy=ddp
-srun .venv/bin/python scripts/train.py configs/train/davis_small.yaml \
+srun --kill-on-bad-exit=1 .venv/bin/python scripts/train.py configs/train/davis_small.yaml \
   trainer.accelerator=gpu trainer.nodes="$SLURM_NNODES" trainer.devices=4 trainer.strategy=ddp \
   resume=auto "$@"

@@ -191,7 +191,7 @@ class Job:
                 trainer.fit(module, datamodule=ClipsModule(config), ckpt_path=self.start.path)
                 done = trainer.global_step >= config.trainer.max_steps
                 ended = "done" if done else "ended early" if checkpoints.ended_early else "interrupted"
-            except StopNow:
+            except (StopNow, SystemExit):  # Lightning's answer to Ctrl-C before the first step
                 ended = "interrupted"
                 raise KeyboardInterrupt from None
             except BaseException as error:

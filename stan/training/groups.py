@@ -25,7 +25,9 @@ def named_groups(
         ConfigError: for a pattern that matches no parameter, or one that an earlier one has taken.
     """
     named = dict(model.named_parameters())
-    left, groups, order = list(named), [], []
+    left = list(named)
+    groups: list[dict[str, Any]] = []
+    order: list[str] = []
     for pattern, factor in [*rates.items(), ("*", 1.0)]:
         names = fnmatch.filter(left, pattern)
         if pattern in rates and not names:

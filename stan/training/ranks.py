@@ -74,7 +74,8 @@ def run_together(job: Any, count: int, imports: list[str], folder: Path) -> Any:
         "NODE_RANK": os.environ.get("NODE_RANK", "0"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
     }
-    pipes, processes = [], []
+    pipes: list[connection.Connection] = []
+    processes: list[ForkServerProcess] = []
     with _signals_go_to(processes):
         for rank in range(count):
             ours, theirs = context.Pipe(duplex=False)
@@ -184,7 +185,7 @@ def _signals_go_to(processes: list[Any]) -> Iterator[None]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():
         numbers = ()
     previous = {number: signal.signal(number, send_on) for number in numbers}

@@ -128,7 +128,7 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat.update({f"{key}.{inner}": _plain(leaf) for inner, leaf in value.items()})

@@ -81,7 +81,8 @@ class Forks:
             "cwd": str(cwd or ROOT),
             "setup": setup,
         }
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return Run(int(self.process.stdout.readline()), folder)
@@ -102,7 +103,7 @@ class Forks:
 
 def _serve() -> None:
     import stan.cli
-    import stan.training  # noqa: F401 - and with it everything that takes long
+    import stan.training
 
     for line in sys.stdin:
         order: dict[str, Any] = json.loads(line)

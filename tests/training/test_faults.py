@@ -82,7 +82,8 @@ def test_a_diverged_training_stops_and_writes_nothing_that_is_not_finite(
     (batch,) = tmp_path.glob("not_finite-*.pt")
     assert {"clean", "noisy", "sigma", "loss", "step"} <= torch.load(batch, weights_only=True).keys()
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["ended"].startswith("failed") and summary["skipped_steps"] == 3
+    assert summary["ended"].startswith("failed")
+    assert summary["skipped_steps"] == 3
 
 
 def test_a_step_that_is_not_finite_changes_nothing(forks: Forks, words: Callable, tmp_path: Path) -> None:
@@ -135,7 +136,8 @@ def test_resuming_with_other_settings(forks: Forks, words: Callable, tmp_path: P
     configuration = (tmp_path / "config.yaml").read_text()
 
     refused = forks(*words(tmp_path, "trainer.max_steps=9", "model.settings.channels=[8,12,16]"), code=2)
-    assert "channels" in one_line(refused) and "resume=never" in refused.stderr
+    assert "channels" in one_line(refused)
+    assert "resume=never" in refused.stderr
     assert (tmp_path / "config.yaml").read_text() == configuration
 
     best = torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"]
@@ -160,7 +162,8 @@ def test_resuming_with_other_settings(forks: Forks, words: Callable, tmp_path: P
     whole[len(whole) // 2] ^= 1
     (tmp_path / "last.ckpt").write_bytes(whole)
     flipped = one_line(forks(*words(tmp_path, "trainer.max_steps=9"), code=2))
-    assert "checksum" in flipped and "best.ckpt" in flipped
+    assert "checksum" in flipped
+    assert "best.ckpt" in flipped
 
 
 def test_every_key_has_its_place_in_the_table_of_resuming() -> None:
@@ -182,7 +185,8 @@ def test_two_trainings_in_one_folder(forks: Forks, words: Callable, tmp_path: Pa
     assert (tmp_path / ".training.lock").exists()
     (tmp_path / ".last.ckpt.x.part").write_bytes(b"half")
     forks(*words(tmp_path, "trainer.max_steps=1"))
-    assert not (tmp_path / ".training.lock").exists() and not list(tmp_path.glob(".*.part"))
+    assert not (tmp_path / ".training.lock").exists()
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_survives(
@@ -192,7 +196,8 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_survives(
     before = (tmp_path / "last.ckpt").read_bytes()
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))"
     run = forks(*words(tmp_path, "trainer.max_steps=3"), code=2, setup=limit)
-    assert "last.ckpt" in one_line(run) and "kept" in run.stderr
+    assert "last.ckpt" in one_line(run)
+    assert "kept" in run.stderr
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert not list(tmp_path.glob(".*.part"))
 
@@ -246,7 +251,8 @@ def test_two_processes_are_one_with_their_batches(forks: Forks, words: Callable,
     assert run.wait(60) == 130, run.stderr
     stopped = json.loads((tmp_path / "stop/summary.json").read_text())
     content = torch.load(tmp_path / "stop/last.ckpt", weights_only=True)
-    assert stopped["ended"] == "interrupted" and content["global_step"] == stopped["steps"]
+    assert stopped["ended"] == "interrupted"
+    assert content["global_step"] == stopped["steps"]
 
 
 @needs_two
@@ -267,7 +273,8 @@ def test_a_process_that_fails_or_is_killed_ends_all(forks: Forks, words: Callabl
     mine = ranks(run)
     os.kill(mine[1], signal.SIGKILL)
     begun = time.monotonic()
-    assert run.wait(60) == 2 and time.monotonic() - begun < 30
+    assert run.wait(60) == 2
+    assert time.monotonic() - begun < 30
     assert "killed by signal 9" in one_line(run)
     left = subprocess.run(
         ["ps", "-o", "stat=", "-p", f"{mine[0]}"], capture_output=True, text=True, check=False
