@@ -104,7 +104,7 @@ class Settings:
 
     def _check_levels(self) -> None:
         levels = len(self.channels)
-        self._require("channels", levels >= 1, "one number a level")
+        self._require("channels", 1 <= levels <= 8, "one number a level, of which there are 1 to 8")
         for name in ("depths", "heads"):
             self._require(name, len(getattr(self, name)) == levels, f"one number for each of {levels} levels")
         for channels, heads in zip(self.channels, self.heads):
