@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from stan.errors import ConfigError
+from stan.errors import ConfigError, short
 from stan.registry import aggregations, alignments, sources
 from stan.settings import ODD, above, at_least, below, between, complete
 
@@ -129,7 +129,7 @@ class Settings:
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
-            raise ConfigError(f"model setting {name}={getattr(self, name)} must be {wanted}")
+            raise ConfigError(f"model setting {name}={short(getattr(self, name))} must be {wanted}")
 
     @property
     def slots(self) -> int:
