@@ -78,8 +78,10 @@ def _map(path: Path, inode: int, shape: tuple[int, int, int, int]) -> np.ndarray
     """Map a file; `inode` tells it from an earlier one of the same name that has been replaced."""
     try:
         array: np.ndarray = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
         raise DataError(f"cache file {path} cannot be mapped ({error}): remove {path.parent}") from None
+    except (ValueError, EOFError):
+        raise DataError(f"cache file {path} is damaged: remove {path.parent}") from None
     if array.shape != shape or array.dtype != np.uint8:
         raise DataError(f"cache file {path} is not what its manifest says: remove {path.parent}")
     return array

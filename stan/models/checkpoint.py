@@ -9,6 +9,7 @@ loading runs no code of the file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import pickle
 import threading
@@ -109,7 +110,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(record.get("format"), int) or not 1 <= record["format"] <= FORMAT:
         raise CheckpointError(
             f"checkpoint {path} has format {record.get('format')!r}; "
-            f"this version of stan reads up to {FORMAT}, update it"
+            f"this version of stan reads 1 to {FORMAT}, update it"
         )
     if record["format"] == 1:
         model = record["model"]
@@ -161,6 +162,8 @@ def _make(record: dict[str, Any], path: str | Path) -> VideoDenoiser:
         reason = f"its description lacks {error}"
     except (ConfigError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
         reason = first_line(error)
+        if isinstance(error, MemoryError) or "allocate memory" in reason:
+            reason = "its settings ask for more memory than there is"
     raise CheckpointError(f"checkpoint {path} holds a model that cannot be made: {reason}")
 
 
@@ -226,6 +229,11 @@ def load_weights(model: VideoDenoiser, weights: dict[str, Tensor], origin: str) 
                 f"checkpoint {origin} does not fit model {model.name!r}: {key} has shape "
                 f"{tuple(weights[key].shape)}, expected {tuple(own[key].shape)}"
             )
+        if own[key].is_floating_point() != weights[key].is_floating_point():
+            raise CheckpointError(
+                f"checkpoint {origin} does not fit model {model.name!r}: {key} is {weights[key].dtype}, expected "
+                f"{own[key].dtype}"
+            )
     for key in weights:
         if key not in own:
             raise CheckpointError(
@@ -270,6 +278,8 @@ def _read_ckpt(path: Path) -> tuple[Any, Any]:
             warnings.simplefilter("ignore")  # what torch thinks of a foreign file's pickle
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
+        if error.errno == errno.EINVAL:  # an offset of the zip's index that is outside the file
+            raise CheckpointError(f"checkpoint {path} is damaged: it is cut short") from error
         raise CheckpointError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from stan.errors import ConfigError
+from stan.errors import ConfigError, short
 from stan.registry import aggregations, alignments, sources
 from stan.settings import ODD, above, at_least, below, between, complete
 
@@ -104,7 +104,7 @@ class Settings:
 
     def _check_levels(self) -> None:
         levels = len(self.channels)
-        self._require("channels", levels >= 1, "one number a level")
+        self._require("channels", 1 <= levels <= 8, "one number a level, of which there are 1 to 8")
         for name in ("depths", "heads"):
             self._require(name, len(getattr(self, name)) == levels, f"one number for each of {levels} levels")
         for channels, heads in zip(self.channels, self.heads):
@@ -129,7 +129,7 @@ class Settings:
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
-            raise ConfigError(f"model setting {name}={getattr(self, name)} must be {wanted}")
+            raise ConfigError(f"model setting {name}={short(getattr(self, name))} must be {wanted}")
 
     @property
     def slots(self) -> int:

@@ -57,7 +57,7 @@ def test_workers_map_instead_of_copying(make_davis: MakeDavis) -> None:
 
     (mapped,) = cached(open_clips("davis", make_davis({"dog": 4})))
     assert isinstance(mapped, MappedClip)
-    array = _map(mapped.path, mapped.path.stat().st_ino)
+    array = _map(mapped.path, mapped.path.stat().st_ino, mapped.shape)
     assert isinstance(array, np.memmap)
     assert not array.flags.writeable
     assert len(pickle.dumps(mapped)) < 1000
