@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stan import ops
-from tests.ops.cases import case
+from tests.ops.cases import case, on
 from tests.ops.conftest import Place
 
 
@@ -40,7 +40,7 @@ def test_equals_reference(place: Place, seed: int, wild: bool, topk: int, window
         c.key[torch.rand(c.key.shape, generator=draw) < 0.01] = math.nan
         if c.flow is not None:
             c.flow[torch.rand(c.flow.shape, generator=draw) < 0.05] = math.inf
-    tensors = [None if t is None else t.to(place.device) for t in (c.query, c.key, c.flow)]
+    tensors = on(place.device, c.query, c.key, c.flow)
     found = ops.shifted_nls(*tensors, **c.settings, backend=place.backend)
     expected = ops.shifted_nls(c.query, c.key, c.flow, **c.settings, backend="reference")
     for got, wanted, name in zip(found, expected, ("scores", "offsets", "frames")):
