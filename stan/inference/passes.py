@@ -93,6 +93,7 @@ class PassDenoiser:
         self.reach = model.pass_reach
         self.delay = 0 if model.causal else model.temporal_reach
         self.window = 2 * model.temporal_reach + 1
+        self._later = 0 if model.causal else self.reach
         self._slots = self.reach + 1 if model.causal else 2 * self.reach + 1
         self._ahead, self._live = ahead, live
         self._computed = 0  # frames, each counted once for each pass
@@ -165,25 +166,30 @@ class PassDenoiser:
         `held` are frames of one scene: those before number `done` are behind the pass, and of them only as many are
         kept as the last frames of a scene look back at.
         """
-        later = 0 if self.model.causal else self.reach
         held: list[_Seen] = []
         done = 0
         for item in seen:
             if item.frame.begins_scene:
                 yield from self._pass(held, done, len(held))
                 held, done = [], 0
+            full = len(held) - max(0, done - self.reach) >= self._clip
             held.append(item)
-            ready = len(held) - later  # frames before this number have all that they look at
-            if ready - done >= self._group and (self._live or len(held) >= self._slots):
-                yield from self._pass(held, done, ready)
+            if full or self._live:  # frames before number `ready` have all that they look at
+                ready = len(held) - self._later - (0 if self._live else 1)
+                yield from self._pass(held if self._live else held[:-1], done, ready)
                 past = max(0, ready - 2 * self.reach)
                 del held[:past]
-                done = ready - past
+                done = max(done, ready) - past
         yield from self._pass(held, done, len(held))
 
     @property
+    def _clip(self) -> int:
+        """Frames of a clip that a pass takes: a group, and what it looks at on both sides."""
+        return max(self.plan.frames, self._slots)
+
+    @property
     def _group(self) -> int:
-        """Frames that a pass takes together."""
+        """Frames that a pass takes together, amid a scene."""
         return max(1, self.plan.frames - 2 * self.reach)
 
     def _pass(self, held: Sequence[_Seen], done: int, stop: int) -> Iterator[_Seen]:
@@ -192,8 +198,9 @@ class PassDenoiser:
             yield from held[done:stop]  # a scene of one frame, which has but the first pass
             return
         while done < stop:
-            end = min(done + self._group, stop)
-            until = min(len(held), max(end + self.reach, self._slots))
+            limit = max(0, done - self.reach) + self._clip
+            end = stop if len(held) <= limit else min(stop, max(done + 1, limit - self._later))
+            until = min(len(held), max(end + self._later, self._slots))
             begin = max(0, min(done - self.reach, until - self._slots))
             made = self._merged(held[begin:until], slice(done - begin, end - begin))
             if made is None:
