@@ -36,7 +36,7 @@ class Failure:
 
 def started_from_outside() -> bool:
     """Whether a launcher (torchrun, SLURM) has started this process as one of several."""
-    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     return "LOCAL_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
 
