@@ -241,22 +241,22 @@ def test_without_gradient_the_same_is_computed(features: int) -> None:
 def test_passes_one_by_one_are_the_whole() -> None:
     """First pass, flow, next pass of a part of the frames: bit for bit what the network gives for these."""
     network = tiny()
-    noisy = waves(9, 24, 32, (1.0, -0.5)) + noise_like(torch.zeros(1, 9, 3, 24, 32))
+    noisy = waves(11, 24, 32, (1.0, -0.5)) + noise_like(torch.zeros(1, 11, 3, 24, 32))
     with torch.no_grad():
         whole = network(noisy, 30.0)
-        level = torch.full((1, 9, 1, 1, 1), 30 / 255)
+        level = torch.full((1, 11, 1, 1, 1), 30 / 255)
         first = Cleaned(
             *(torch.cat(x, 1) for x in zip(*(network.first_pass(f, level[:, :1]) for f in noisy.split(1, 1))))
         )
         flow = network.source(first.frames)
-        again = network.next_pass(noisy, level, first, flow, slice(3, 6))
-        middle = slice(1, 8)  # the frames that 3 to 5 look at
+        again = network.next_pass(noisy, level, first, flow, slice(4, 7))
+        middle = slice(1, 10)  # the frames that 4 to 6 look at
         part = network.next_pass(
             noisy[:, middle],
             level[:, middle],
             Cleaned(*(x[:, middle] for x in first)),
             FlowPair(*(f[:, middle] for f in flow)),
-            slice(2, 5),
+            slice(3, 6),
         )
-    assert torch.equal(again.frames, whole[:, 3:6])
-    assert torch.equal(part.frames, whole[:, 3:6])
+    assert torch.equal(again.frames, whole[:, 4:7])
+    assert torch.equal(part.frames, whole[:, 4:7])
