@@ -19,13 +19,14 @@ _files: set[Path] = set()
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def import_modules(names: Iterable[str], origin: str) -> list[str]:
+def import_modules(names: Iterable[str], origin: str, quiet: bool = False) -> list[str]:
     """Import modules by name; those that are imported already stay as they are.
 
     Args:
         names: module names, such as ``my_parts`` or ``lab.losses``; a file ``my_parts.py`` in the working folder
             comes before one of the environment.
         origin: who asks for them, for messages.
+        quiet: do not say which file was imported.
 
     Returns:
         a line for each module that is not found; whoever asks knows whether that is an error.
@@ -40,7 +41,7 @@ def import_modules(names: Iterable[str], origin: str) -> list[str]:
                 f"{origin}: {short(name)} is no module name: my_parts for my_parts.py in the working folder, "
                 "lab.parts for a package"
             )
-        if name not in sys.modules and not _import(name, origin):
+        if name not in sys.modules and not _import(name, origin, quiet):
             missing.append(
                 f"{origin} needs the module {name!r}, which is neither in {Path.cwd()} nor in the environment: run "
                 f"where {name.partition('.')[0]}.py lies, or install it"
@@ -53,7 +54,7 @@ def imported_files() -> list[Path]:
     return sorted(_files)
 
 
-def _import(name: str, origin: str) -> bool:
+def _import(name: str, origin: str, quiet: bool) -> bool:
     """Import a module that is not imported yet; False if there is none."""
     here, before = str(Path.cwd()), set(sys.modules)
     sys.path.insert(0, here)
@@ -77,7 +78,8 @@ def _import(name: str, origin: str) -> bool:
     _files.update(
         path for path in map(Path, filter(None, new)) if home == path.parent or home in path.parents
     )
-    print(f"stan: {origin} imports {name} from {place}", file=sys.stderr)
+    if not quiet:
+        print(f"stan: {origin} imports {name} from {place}", file=sys.stderr)
     return True
 
 

@@ -222,7 +222,9 @@ class EvaluationConfig:
         False, "also measure what a method has from other frames, by a second run on each frame alone"
     )
     scenes: bool = option(False, "look for scene cuts, which no chunk of frames then crosses")
-    find_level: bool = option(False, "the network is not told the noise level: it is estimated frame by frame")
+    find_level: bool = option(
+        False, "the network is not told the noise level: it is estimated frame by frame"
+    )
     tiles: dict[str, Any] = option(
         {},
         "cutting for the network: frames, frame_overlap, height, width, overlap; empty: chosen from memory",

@@ -186,7 +186,7 @@ class _Canvas:
         if line.dashed:
             self.dashes(sample, colour, 3.5)
         elif line.joined:
-            self.segment(*sample, colour, 2)
+            self.segment(sample[0], sample[1], colour, 2)
         self.dot((WIDTH - _RIGHT + 21, beside), colour, 3.4)
         self.text((WIDTH - _RIGHT + 36, beside), line.name, 12, _INK, "lm")
 

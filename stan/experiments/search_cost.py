@@ -165,8 +165,8 @@ class SearchCost(Experiment):
                         [r for r in forward if all(r[a] == v for a, v in {**base, axis: x}.items())]
                         for x in values
                     ]
-                    found = [ratios(some, other, first, what) for some in at]
-                    lines.append(Line(other, [(float(x), f[0]) for x, f in zip(values, found) if f]))
+                    factors = [ratios(some, other, first, what) for some in at]
+                    lines.append(Line(other, [(float(x), f[0]) for x, f in zip(values, factors) if f]))
                 level = (f"paper: {PAPER[what]:g}x", PAPER[what])
                 label = "channels a head" if axis == "channels" else axis
                 title = f"{what.capitalize()} of other searches as a multiple of ours, by {label}"

@@ -128,8 +128,9 @@ def _watch(processes: list[ForkServerProcess], pipes: list[connection.Connection
             "the same command goes on from the last checkpoint"
         )
     failures = {rank: failure for rank, failure in said.items() if isinstance(failure, Failure)}
-    rank = min(failures, key=lambda rank: failures[rank].when) if failures else first
-    assert rank is not None
+    earliest = min(failures, key=lambda rank: failures[rank].when) if failures else first
+    assert earliest is not None
+    rank = earliest
     if rank not in failures:
         raise TrainingError(f"process {rank} of {len(processes)} of the training ended without a word")
     failure = failures[rank]
@@ -155,7 +156,7 @@ def _rank(pipe: Any, environment: dict[str, str], imports: list[str], path: list
         from stan.imports import import_modules
 
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-        import_modules(imports, "training")
+        import_modules(imports, "training", quiet=True)  # the parent has told of them
         pipe.send(torch.load(io.BytesIO(job), weights_only=False).run())
     except KeyboardInterrupt:
         code = 130

@@ -85,6 +85,7 @@ class quiet_lightning:
             "in eval mode at the start",  # the moving average
             "your dataloader is not resumable",  # our sampler starts at the trainer's step
             "LeafSpec",
+            "Grad strides do not match bucket view",  # 1x1 convolutions in channels_last: harmless
         ):
             warnings.filterwarnings("ignore", message=f".*{message}.*")
 

@@ -148,7 +148,7 @@ LONG = "x" * 5000
         ("seed: 1", "trainer.max_steps=1" + "0" * 400, ["trainer.max_steps="]),
         ("seed: 1", "data.root=${oc.env:NOT_SET_ANYWHERE}", ["NOT_SET_ANYWHERE"]),
         ("seed: 1", "model.settings.windw=3", ["'windw'", "'window'"]),
-        ("seed: 1", "model.settings.window=0", ["model.settings.window=0", "at least 1"]),
+        ("seed: 1", "model.settings.window=0", ["model.settings.window=0", "from 1 to 255"]),
         (
             "seed: 1",
             "model.settings.flow_settings.blur=-1",
@@ -251,6 +251,7 @@ def test_dependencies_are_what_is_imported() -> None:
     }
     distributions = {
         "cv2": "opencv-python", "skimage": "scikit-image", "pytorch_lightning": "pytorch-lightning", "yaml": "pyyaml",
+            "PIL": "pillow",
     }  # fmt: skip
     modules = set()
     for path in (ROOT / "stan").rglob("*.py"):

@@ -65,7 +65,11 @@ def ranks(run: Run) -> list[int]:
 
 
 def one_line(run: Run) -> str:
-    lines = [line for line in run.stderr.strip().splitlines() if line.startswith("stan: ")]
+    lines = [
+        line
+        for line in run.stderr.strip().splitlines()
+        if line.startswith("stan: ") and " imports " not in line
+    ]
     assert len(lines) == 1, run.stderr
     return lines[0]
 
