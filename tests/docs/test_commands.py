@@ -75,7 +75,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, davis_root: Path) -> Pat
     for number in range(3):
         write_png(place / f"shot/take2_{number}.png", moving_picture(number, 1, 48, 64)[0])
     for name in ("in.mp4", "noisy.mp4"):
-        write_video(place / name, moving_picture(0, 5, 64, 64))
+        write_video(place / name, moving_picture(0, 7, 64, 64))
     write_video(place / "whole.mkv", moving_picture(0, 5, 64, 64))
     (place / "broken.mp4").write_bytes((place / "whole.mkv").read_bytes()[:-200])
 

@@ -77,7 +77,7 @@ def test_every_command_takes_the_name(name: str, run_stan: Callable, tmp_path: P
     for i, frame in enumerate(frames):
         cv2.imwrite(str(folder / f"{i:03d}.png"), frame[..., ::-1])
     run_stan("denoise", folder, tmp_path / "clean", "--checkpoint", name, "--sigma", "10")
-    assert len(list((tmp_path / "clean").glob("*.png"))) == 5
+    assert len(list((tmp_path / "clean").glob("*.png"))) == len(frames)
 
 
 def test_stan_models_lists_them(run_stan: Callable) -> None:

@@ -63,7 +63,7 @@ def test_one_line(number: int, base: Path, tmp_path: Path) -> None:
     assert said.code == 2, said
     assert len(said.lines) == 1, said.errors
     assert said.lines[0].startswith(("stan: ", "stan train: ")), said.errors
-    assert not said.output
+    assert "Error" not in said.output  # what it was about to do may have been told
     left = [path for path in work.rglob(".*") if path.name.endswith((".part", ".tmp"))]
     assert not left
     line = row(number, said, work)
