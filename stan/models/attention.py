@@ -185,7 +185,7 @@ class Deformable(Alignment):
 
 
 @alignments.register("deformable_shifted")
-class DeformableShifted(Alignment):
+class DeformableShifted(Shifted):
     """Deformable attention whose predicted places are replaced by the best matches of a search around the flow.
 
     It looks at as many places of each searched frame as `deformable` does; `shifted` takes the best over all frames.
@@ -204,15 +204,13 @@ class DeformableShifted(Alignment):
             slide=False,
             causal=s.causal,
         )
-        self.refine = ops.Refine(window=s.refine_window, heads=s.heads, patch=s.patch)
 
     def forward(
         self, query: Tensor, key: Tensor, flow: Tensor | None, earlier: ops.Matches | None
     ) -> ops.Matches:
         """See `Alignment.forward`."""
-        if earlier is not None:
-            return self.refine(query, key, earlier.offsets, earlier.frames)
-        return joined([self.find(query, key, flow)], self.plan.select)
+        found = super().forward(query, key, flow, earlier)
+        return found if earlier is not None else joined([found], self.plan.select)
 
 
 def share_of(search: Search) -> int:
