@@ -125,7 +125,7 @@ def test_commands_of_stan_run(command: Command, here: Path) -> None:
     if words[:2] == ["prepare", "synthetic"]:
         words = [*words, *SYNTHETIC]
         shutil.rmtree("runs/demo/data", ignore_errors=True)
-    elif "data.root=runs/demo/data" in words and not Path("runs/demo/data").exists():  # another worker made it
+    elif "data.root=runs/demo/data" in words and not Path("runs/demo/data").exists():
         assert stan.cli.main(["prepare", "synthetic", "--root", "runs/demo/data", *SYNTHETIC]) == 0
     if "--blind" in words:
         words[words.index("--checkpoint") + 1] = "blind.ckpt"
