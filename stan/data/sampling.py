@@ -12,6 +12,7 @@ from stan.data.camera import pan
 from stan.data.clips import Clip
 from stan.data.noise.random import NumpyRandom
 from stan.errors import ConfigError, DataError
+from stan.reflection import reflect
 
 
 class TrainingClips(Dataset[torch.Tensor]):
@@ -141,12 +142,6 @@ class MixedClips(Dataset[torch.Tensor]):
 def _starts(length: int, frames: int) -> int:
     """Count the first frames to choose from; a clip that is too short may begin at any point of its walk."""
     return length - frames + 1 if length >= frames else max(1, 2 * (length - 1))
-
-
-def reflect(positions: Sequence[int], length: int) -> list[int]:
-    """Fold positions from 0 up into `[0, length)`, back and forth: 0 1 2 1 0 1 2 ... for length 3."""
-    period = max(1, 2 * (length - 1))
-    return [min(p % period, period - p % period) if length > 1 else 0 for p in positions]
 
 
 class StepSampler(Sampler[list[int]]):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stan.errors import DataError
 from stan.flow import FlowPair, OffsetSource
+from stan.reflection import reflect
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ class VideoDenoiser(nn.Module):
             raise DataError(f"flow of shapes {shapes} does not fit a video of shape {tuple(noisy.shape)}")
 
         t, h, w = noisy.shape[1], *noisy.shape[3:]
-        order = reflected(t, max(t, self.least_frames))
+        order = reflect(range(max(t, self.least_frames)), t)
         ph, pw = -h % self.multiple, -w % self.multiple
         padded = pad_space(pick(noisy, order), ph, pw)
         if noise_map is not None:
@@ -287,14 +288,6 @@ def noise_map_of(sigma: float | Tensor | None, video: Tensor) -> Tensor:
         raise DataError(
             f"sigma of shape {tuple(sigma.shape)} does not broadcast to (B, T, 1, H, W) = {(b, t, 1, h, w)}"
         ) from None
-
-
-def reflected(length: int, wanted: int) -> list[int]:
-    """Indices 0 ... wanted-1 folded back into [0, length) by reflection: 3 -> 7 is 0 1 2 1 0 1 2."""
-    if length == 1:
-        return [0] * wanted
-    period = 2 * (length - 1)
-    return [min(i % period, period - i % period) for i in range(wanted)]
 
 
 def pick(video: Tensor, order: list[int]) -> Tensor:
@@ -332,8 +325,8 @@ def pad_space(video: Tensor, bottom: int, right: int, edge: bool = False) -> Ten
             video.reshape(b * t, c, h, w), (0, right, 0, bottom), mode="replicate" if edge else "reflect"
         )
         return padded.reshape(b, t, c, h + bottom, w + right)
-    rows = torch.tensor(reflected(h, h + bottom), device=video.device)
-    columns = torch.tensor(reflected(w, w + right), device=video.device)
+    rows = torch.tensor(reflect(range(h + bottom), h), device=video.device)
+    columns = torch.tensor(reflect(range(w + right), w), device=video.device)
     return video.index_select(3, rows).index_select(4, columns)
 
 

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from stan.data import StepSampler, TrainingClips, cached, camera, open_clips
 from stan.data.clips import Clip, TensorClip
-from stan.data.sampling import MixedClips, PannedStills, reflect
+from stan.data.sampling import MixedClips, PannedStills
 from stan.errors import ConfigError, DataError
+from stan.reflection import reflect
 from tests.data.conftest import MakeDavis, marked_clip
 
 numbers = st.integers(0, 2**62)

@@ -12,8 +12,9 @@ import stan.models
 from stan.errors import ConfigError, DataError
 from stan.flow import FlowPair
 from stan.models import AttentionMap, Stan, VideoDenoiser
-from stan.models.base import noise_map_of, pad_space, reflected, reorder_flow
+from stan.models.base import noise_map_of, pad_space, reorder_flow
 from stan.ops.backend import why_not_native
+from stan.reflection import reflect
 
 MINI: dict[str, Any] = {
     "channels": (8, 12, 16),
@@ -80,7 +81,7 @@ def test_padding_is_reflection(name: str, frames: int, size: tuple[int, int]) ->
     model = build(name, lively=True, attention="unshifted")
     noisy = video(1, frames, 3, *size)
     bottom, right = (-side % model.multiple for side in size)
-    order = reflected(frames, max(frames, model.least_frames))
+    order = reflect(range(max(frames, model.least_frames)), frames)
     larger = pad_space(noisy[:, order], bottom, right)
     with torch.no_grad():
         expected = model(larger, sigma=25)[:, :frames, :, : size[0], : size[1]]
@@ -346,11 +347,11 @@ def test_contract_attributes() -> None:
 
 
 def test_reflection_in_time_and_space() -> None:
-    assert reflected(3, 7) == [0, 1, 2, 1, 0, 1, 2]
-    assert reflected(1, 3) == [0, 0, 0]
+    assert reflect(range(7), 3) == [0, 1, 2, 1, 0, 1, 2]
+    assert reflect(range(3), 1) == [0, 0, 0]
     x = video(1, 1, 1, 3, 2)
     padded = pad_space(x, 5, 5)
-    assert torch.equal(padded, x[..., reflected(3, 8), :][..., reflected(2, 7)])
+    assert torch.equal(padded, x[..., reflect(range(8), 3), :][..., reflect(range(7), 2)])
 
 
 def test_flow_of_a_reflected_clip() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from stan.data.noise.kinds import Noise
 from stan.data.noise.random import Random
+from stan.data.video.colour import chroma_to_luma_grid
 from stan.errors import ConfigError
 from stan.registry import noises
 from stan.settings import at_least, between
@@ -26,10 +27,13 @@ class Footage(Noise):
     noise in the others.
 
     A network that has seen white noise alone leaves the coloured blotches in that most noisy video files have.
-    Sigma is the level of white RGB noise with the same noise in luma, which is also what the level of a video is
-    estimated as (`stan.inference.frame_sigma`). Noise is neither clipped nor rounded.
+    Their form depends on how chroma is brought to the pixels: it is done here as `stan` does it when it reads a file
+    (`stan.data.video.colour`), with chroma on every second luma column in half of the clips and midway between two
+    in the other half. Sigma is the level of white RGB noise with the same noise in luma, which is also what the level
+    of a video is estimated as (`stan.inference.frame_sigma`). Noise is neither clipped nor rounded.
 
-    Which clips get it, and how strong their chroma noise is, depends on the key of the random numbers alone.
+    Which clips get it, how strong their chroma noise is, and where chroma sits depends on the key of the random
+    numbers alone.
 
     Args:
         share: part of the clips with noise in Y', Cb and Cr.
@@ -63,16 +67,17 @@ class Footage(Noise):
                 self.most_chroma - self.least_chroma
             )
         chroma = random.stream("chroma").normal(coarse).to(clean.device) * _for_clips(ratio)
-        chroma = chroma.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., :height, :width]
-        cb, cr = chroma.unbind(-3)
+        between, on = (chroma_to_luma_grid(chroma, height, width, centred) for centred in (True, False))
         luma = sum(plane * weight for plane, weight in zip(white.unbind(-3), LUMA))
         assert isinstance(luma, torch.Tensor)
         luma = luma / LUMA_GAIN
+        chosen = choice.uniform(clips).to(clean.device) < self.share
+        centred = choice.uniform(clips).to(clean.device) < 0.5
+        cb, cr = torch.where(_for_clips(centred), between, on).unbind(-3)
         coloured = LUMA_GAIN * torch.stack(
             [luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb], -3
         )
         if self.share < 1:
-            chosen = choice.uniform(clips).to(clean.device) < self.share
             coloured = torch.where(_for_clips(chosen), coloured, white)
         return clean + coloured * std
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from stan.data.sampling import reflect
+from stan.reflection import reflect
 
 LIMITED, FULL = 1, 2  # AVColorRange
 UNSPECIFIED = 2  # in AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic
@@ -127,14 +127,14 @@ def decimate(x: Tensor, dim: int, centred: bool) -> Tensor:
 
 
 def chroma_to_luma_grid(c: Tensor, height: int, width: int, centred: bool) -> Tensor:
-    """Chroma (h, w) on the luma grid (height, width): each side is halved 0, 1 or 2 times in ``c``."""
-    for dim, size, middle in ((0, height, True), (1, width, centred)):
+    """Chroma (..., h, w) on the luma grid (height, width): each side is halved 0, 1 or 2 times in ``c``."""
+    for dim, size, middle in ((c.ndim - 2, height, True), (c.ndim - 1, width, centred)):
         steps = [size]
         while steps[-1] > c.shape[dim]:
             steps.append((steps[-1] + 1) // 2)
         for target in reversed(steps[:-1]):
             c = interpolate(c, dim, target, middle)
-    return c  # (height, width)
+    return c  # (..., height, width)
 
 
 def chroma_from_luma_grid(c: Tensor, height: int, width: int, centred: bool) -> Tensor:
