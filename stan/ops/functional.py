@@ -179,7 +179,7 @@ def rescale_flow(
 
 
 def gather(
-    value: Tensor,  # (B, T, HD*C, H, W)
+    value: Tensor,  # (B, Tv, HD*C, H, W)
     weights: Tensor,  # (B, HD, T, Hq, Wq, K)
     offsets: Tensor,  # (B, HD, T, Hq, Wq, K, 2)
     frames: Tensor,  # (B, HD, T, Hq, Wq, K)
@@ -193,6 +193,9 @@ def gather(
 ) -> Tensor:
     """Sum the values at the matches of every query, weighted.
 
+    The queries may be of fewer or more frames than the value has: T of weights, offsets and frames is theirs,
+    and `frames` counts the value's. Whoever wants the result of some frames only slices these three.
+
     With block > 1 the queries of a block of block x block have their matches in common: weights, offsets and
     frames are then (B, HD, T, ceil(Hq/block), ceil(Wq/block), K[, 2]), and the result is what repeating them
     along both axes, cut to Hq x Wq, would give. The query grid is then that of the value's own H x W.
@@ -205,7 +208,7 @@ def gather(
     Args:
         value: what is gathered; its H x W may differ from the query's.
         weights: usually from `weights`, but any numbers will do.
-        offsets, frames: from `shifted_nls` or `refine`. Matches with a frame outside [0, T) add nothing.
+        offsets, frames: from `shifted_nls` or `refine`. Matches with a frame outside [0, Tv) add nothing.
         heads: number of heads; None takes it from `weights`.
         patch: side of the gathered patches, odd. Pixels outside the image are reflected.
         dilation: distance between patch pixels.
@@ -226,7 +229,7 @@ def gather(
 
 
 def gather_stack(
-    value: Tensor,  # (B, T, HD*C, H, W)
+    value: Tensor,  # (B, Tv, HD*C, H, W)
     weights: Tensor,  # (B, HD, T, Hq, Wq, K)
     offsets: Tensor,  # (B, HD, T, Hq, Wq, K, 2)
     frames: Tensor,  # (B, HD, T, Hq, Wq, K)

@@ -69,7 +69,7 @@ class _Search:
         for p in range(frame.shape[1]):
             px, in_x, begin_x = self.positions(x, shift[:, p, None, 0], columns, self.key.width)  # (n, ws)
             py, in_y, begin_y = self.positions(y, shift[:, p, None, 1], columns, self.key.height)
-            searched = self.grid.searched(image, frame[:, p])
+            searched = self.grid.searched(image, frame[:, p], self.grid.frames)
             scored = self.similarity(
                 image, x, y, searched[:, None, None], px[:, None, :], py[:, :, None], tight=True
             )
@@ -86,7 +86,7 @@ class _Search:
         """Scores (n, K) and offsets (n, K, 2) of the selected candidates, for autograd."""
         image, x, y = self.grid.locate(number)
         px, py = self.positions_of(x, y, shift, places)  # (n, K)
-        searched = self.grid.searched(image[:, None], self.frames_of(frame, places))
+        searched = self.grid.searched(image[:, None], self.frames_of(frame, places), self.grid.frames)
         scores = self.similarity(image, x, y, searched, px, py, empty=places < 0).masked_fill(places < 0, 0.0)
         return scores, self.offsets(x, y, px, py, places)
 

@@ -58,9 +58,10 @@ class Grid:
         y = number // self.width % self.height * self.stride
         return number // (self.width * self.height), x, y
 
-    def searched(self, image: Tensor, frame: Tensor) -> Tensor:
-        """Image number of another frame of the same clip and head; one outside the clip is brought inside."""
-        return image - image % self.frames + frame.clamp(0, self.frames - 1)
+    def searched(self, image: Tensor, frame: Tensor, frames: int) -> Tensor:
+        """Image number of a frame of the same clip and head, which has so many `frames` where it is looked up; one
+        outside the clip is brought inside."""
+        return image // self.frames * frames + frame.clamp(0, frames - 1)
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,11 @@ def _match_taps(
     image, x, y = grid.locate(number)
     px = anchor(x[:, None].to(offsets.dtype), offsets[..., 0], images.width)  # (n, K)
     py = anchor(y[:, None].to(offsets.dtype), offsets[..., 1], images.height)
-    empty = (frames < 0) | (frames >= grid.frames)
-    index, weight = images.taps(grid.searched(image[:, None], frames), px, py, shift, empty=empty)
+    clips = max(1, grid.batch * grid.heads)
+    there = images.rows.shape[0] // (clips * images.height * images.width)  # frames of a clip of the images
+    empty = (frames < 0) | (frames >= there)
+    image = grid.searched(image[:, None], frames, there)
+    index, weight = images.taps(image, px, py, shift, empty=empty)
     weights = weights.masked_fill(empty, 0.0)
     return index, weight * weights[..., None]
 

@@ -154,7 +154,7 @@ def _(
         height, width = (_side(length, stride) for length in value.shape[3:])
     if stack:
         return value.new_empty((batch, heads, matches, times, value.shape[2] // heads, height, width))
-    return value.new_empty((*value.shape[:3], height, width))
+    return value.new_empty((batch, times, value.shape[2], height, width))
 
 
 @torch.library.register_fake("stan::gather_backward")

@@ -225,7 +225,7 @@ def gather_stack(value: Array, weights: Array, offsets: Array, frames: Array, st
     result = np.zeros((batch, heads, topk, time, values.shape[3], rows, columns))
     for b, h, t, i, j, n in np.ndindex(*weights.shape):
         f = int(frames[b, h, t, i, j, n])
-        if 0 <= f < time:
+        if 0 <= f < values.shape[2]:
             dx, dy = offsets[b, h, t, i, j, n]
             px, py = moved(j * stride, dx, values.shape[5]), moved(i * stride, dy, values.shape[4])
             result[b, h, n, t, :, i, j] = weights[b, h, t, i, j, n] * sample(values[b, h, f], px, py)
@@ -244,7 +244,7 @@ def gather(value: Array, weights: Array, offsets: Array, frames: Array, **s: Any
             count[row, column] += 1
             for b, h, t, n in np.ndindex(batch, heads, time, topk):
                 f = int(frames[b, h, t, i, j, n])
-                if 0 <= f < time:
+                if 0 <= f < values.shape[2]:
                     px = moved(j * s["stride"], offsets[b, h, t, i, j, n, 0], width) + u
                     py = moved(i * s["stride"], offsets[b, h, t, i, j, n, 1], height) + v
                     total[b, t, h, :, row, column] += weights[b, h, t, i, j, n] * sample(

@@ -82,17 +82,19 @@ def matches_case(
     topk: int = 3,
     size: tuple[int, int] = (4, 5),
     value_size: tuple[int, int] | None = None,
+    value_frames: int | None = None,
     stride: int = 1,
     block: int = 1,
 ) -> dict[str, Tensor]:
     """Values and weighted matches for gather, gather_stack and scatter; some are empty or far outside."""
     random = generator(seed)
+    there = value_frames or frames
     lead = (batch, heads, frames, *((n - 1) // stride // block + 1 for n in size), topk)
     return {
-        "value": whole(random, batch, frames, heads * channels, *(value_size or size)),
+        "value": whole(random, batch, there, heads * channels, *(value_size or size)),
         "weights": quarters(random, *lead, reach=1),
         "offsets": quarters(random, *lead, 2, reach=5),
-        "frames": torch.from_numpy(random.integers(-1, frames + 1, lead)).to(torch.int32),
+        "frames": torch.from_numpy(random.integers(-1, there + 1, lead)).to(torch.int32),
     }
 
 

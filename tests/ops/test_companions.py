@@ -14,7 +14,17 @@ from torch import Tensor
 
 from stan import ops
 from tests.ops import brute_force
-from tests.ops.cases import array, assert_equal_matches, case, generator, matches_case, on, quarters, whole
+from tests.ops.cases import (
+    array,
+    assert_equal_matches,
+    case,
+    generator,
+    gradients,
+    matches_case,
+    on,
+    quarters,
+    whole,
+)
 from tests.ops.conftest import Place
 
 # --- refine
@@ -219,6 +229,13 @@ AGGREGATIONS = [
 ]
 
 
+SOME_FRAMES = [
+    {"frames": 1, "value_frames": 4, "batch": 2, "heads": 2},
+    {"frames": 5, "value_frames": 2, "channels": 3, "stride": 2, "value_size": (3, 7)},
+]
+"""Gathered for fewer or more frames than the value has."""
+
+
 def aggregation(kwargs: dict[str, Any], place: Place) -> tuple[dict[str, Tensor], dict[str, Any]]:
     spec = {"patch": 1, "dilation": 1, "stride": 1} | {
         k: v for k, v in kwargs.items() if k in ("patch", "dilation", "stride")
@@ -228,7 +245,7 @@ def aggregation(kwargs: dict[str, Any], place: Place) -> tuple[dict[str, Tensor]
     return tensors, spec
 
 
-@pytest.mark.parametrize("kwargs", AGGREGATIONS, ids=str)
+@pytest.mark.parametrize("kwargs", [*AGGREGATIONS, *SOME_FRAMES, {"patch": 3, "value_frames": 3}], ids=str)
 def test_gather_equals_brute_force(place: Place, kwargs: dict[str, Any]) -> None:
     m, s = aggregation(kwargs, place)
     found = ops.gather(**m, **s, backend=place.backend)
@@ -236,7 +253,9 @@ def test_gather_equals_brute_force(place: Place, kwargs: dict[str, Any]) -> None
     np.testing.assert_allclose(array(found), expected, rtol=1e-6, atol=1e-5)  # the mean divides: not exact
 
 
-@pytest.mark.parametrize("kwargs", [a for a in AGGREGATIONS if "patch" not in a] + [{"heads": 4}], ids=str)
+@pytest.mark.parametrize(
+    "kwargs", [a for a in AGGREGATIONS if "patch" not in a] + [{"heads": 4}, *SOME_FRAMES], ids=str
+)
 def test_gather_stack_equals_brute_force(place: Place, kwargs: dict[str, Any]) -> None:
     m, s = aggregation(kwargs, place)
     found = ops.gather_stack(**m, stride=s["stride"], backend=place.backend)
@@ -339,3 +358,31 @@ def test_attention_is_search_softmax_and_gather(place: Place, slide: bool) -> No
     found = ops.shifted_attention(query, key, value, flow, **c.settings, scale=scale, backend=place.backend)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert found.shape == (1, 3, 6, 2, 3)
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_gathering_for_some_frames_is_a_slice_of_all(place: Place, block: int) -> None:
+    """Values and gradients are those of the whole."""
+    m = matches_case(frames=5, channels=6, heads=1, size=(9, 11), block=block)
+    m = {name: tensor.to(place.device) for name, tensor in m.items()}
+
+    def some(value: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+        part = (x[:, :, 1:3] for x in (weights, offsets, m["frames"]))
+        return ops.gather(value, *part, block=block, backend=place.backend)
+
+    def of_all(value: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+        return ops.gather(value, weights, offsets, m["frames"], block=block, backend=place.backend)[:, 1:3]
+
+    inputs = m["value"], m["weights"], m["offsets"]
+    assert torch.equal(some(*inputs), of_all(*inputs))
+    for found, expected in zip(gradients(some, *inputs), gradients(of_all, *inputs)):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_source_has_the_frames_of_its_matches(place: Place) -> None:
+    m = matches_case(frames=2, value_frames=3)
+    source = m.pop("value").to(place.device)
+    with pytest.raises(ValueError, match="weights: expected"):
+        ops.scatter(
+            source, **{k: v.to(place.device) for k, v in m.items()}, size=(4, 5), backend=place.backend
+        )

@@ -185,6 +185,8 @@ def test_refine(
         {"channels": 37, "heads": 2, "value_size": (7, 9)},
         {"channels": 20, "stride": 2, "size": (9, 33), "topk": 7},
         {"channels": 6, "block": 2, "size": (9, 11)},
+        {"channels": 6, "block": 2, "size": (9, 11), "frames": 1, "value_frames": 3, "batch": 2, "heads": 2},
+        {"channels": 20, "size": (5, 33), "frames": 4, "value_frames": 2},
         {"channels": 3, "heads": 2, "stride": 2, "block": 3, "size": (9, 33), "topk": 7},
     ],
     ids=str,
@@ -202,6 +204,7 @@ def test_gather(
         {"patch": 5, "dilation": 2, "stride": 2, "size": (9, 11), "heads": 2},
         {"patch": 3, "stride": 2, "size": (9, 11)},
         {"patch": 3, "block": 2, "size": (9, 11)},
+        {"patch": 3, "size": (9, 11), "frames": 1, "value_frames": 3},
     ],
     ids=str,
 )

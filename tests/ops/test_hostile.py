@@ -261,7 +261,7 @@ for fn, first in ((gather, "value"), (stack, "value"), (scatter, "source")):
     HOSTILE += [
         (fn, {first: V[0]}, ValueError, f"{first}: expected 5 axes"),
         (fn, {first: V.int()}, TypeError, f"{first}: expected a floating-point tensor, got torch.int32"),
-        (fn, {first: V[:, :2]}, ValueError, f"weights: expected shape .* for this {first}"),
+        (fn, {first: torch.cat([V, V])}, ValueError, f"weights: expected shape .* for this {first}"),
         (fn, {"weights": SCORES[0]}, ValueError, "weights: expected 6 axes"),
         (fn, {"weights": SCORES[..., :1]}, ValueError, "offsets: expected shape .* as weights"),
         (fn, {"weights": SCORES[..., :0]}, ValueError, "weights: expected HD, T, Hq, Wq and K of at least 1"),
@@ -285,6 +285,7 @@ for fn in (gather, stack):
         (fn, {"block": 2}, ValueError, r"weights: expected shape .* for this value and blocks of 2"),
     ]
 HOSTILE += [
+    (scatter, {"source": V[:, :2]}, ValueError, "weights: expected shape .* for this source"),
     (scatter, {"size": (5,)}, ValueError, r"size: expected \(H, W\), got \(5,\)"),
     (scatter, {"size": (5, 0)}, ValueError, "size: expected at least 1, got 0"),
     (scatter, {"source": V[..., :4]}, ValueError, r"source: expected shape .* \(any, any, any, 5, 6\), got"),

@@ -37,7 +37,7 @@ inline Sizes check_pair(const char* op, const Tensor& query, const Tensor& key, 
   STAN_CHECK(query.size(2) % s.heads == 0 && query.size(2) > 0, op, "heads: expected a divisor of the ", query.size(2),
              " channels, got ", s.heads);
   s.batch = query.size(0);
-  s.frames = int(query.size(1));
+  s.frames = s.key_frames = int(query.size(1));
   s.channels = int(query.size(2) / s.heads);
   s.height = int(query.size(3));
   s.width = int(query.size(4));
@@ -215,7 +215,8 @@ inline GatherParameters check_gather(const char* op, const Tensor& value, const 
   STAN_CHECK(value.size(2) % s.heads == 0 && value.size(2) > 0, op, "value: expected channels that the ", s.heads,
              " heads of weights divide, got shape ", shape_text(value));
   s.batch = value.size(0);
-  s.frames = check_number(op, "value: frames", value.size(1), 1, kMaxSide);
+  s.frames = check_number(op, "weights: frames", weights.size(2), 1, kMaxSide);
+  s.key_frames = check_number(op, "value: frames", value.size(1), 1, kMaxSide);
   s.channels = int(value.size(2) / s.heads);
   s.key_height = check_number(op, "value: rows", value.size(3), 1, kMaxSide);
   s.key_width = check_number(op, "value: columns", value.size(4), 1, kMaxSide);

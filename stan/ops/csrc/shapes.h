@@ -16,10 +16,11 @@ enum class SelfMatch { keep, first, exclude };
 // Sizes of a pair of videos and of the query grid laid over the first.
 struct Sizes {
   int64_t batch = 0;
-  int frames = 0;
+  int frames = 0;                // of the query
   int heads = 0;
   int channels = 0;              // per head
   int height = 0, width = 0;     // of the query (or of the output grid's image)
+  int key_frames = 0;            // the query's, but for a gather for some frames only
   int key_height = 0, key_width = 0;
   int stride = 1;
   int query_height = 0, query_width = 0;  // (height - 1) / stride + 1

@@ -39,12 +39,12 @@ class MatchesByBand {
   template <typename S>
   MatchesByBand(const Sizes& z, int matches, const Bands& bands, const S* offsets, const int32_t* frames)
       : bands_(bands.count),
-        starts_(int64_t(z.frames) * bands.count + 1),
+        starts_(int64_t(z.key_frames) * bands.count + 1),
         numbers_(int64_t(z.frames) * z.queries() * matches) {
     // A counting sort over a fixed number of parts, so that the order never depends on the threads.
     constexpr int kParts = 64;
     const int64_t rows = int64_t(z.frames) * z.query_height;
-    const int64_t places = int64_t(z.frames) * bands.count;
+    const int64_t places = int64_t(z.key_frames) * bands.count;
     Block<int64_t> counts(kParts * places);
     const auto each_match = [&](int64_t part, const auto& visit) {
       const int64_t end = rows * (part + 1) / kParts;
@@ -52,7 +52,7 @@ class MatchesByBand {
         const int y = int(row % z.query_height) * z.stride;
         const int64_t last = (row + 1) * z.query_width * matches;
         for (int64_t m = row * z.query_width * matches; m < last; ++m) {
-          if (frames[m] < 0 || frames[m] >= z.frames) continue;
+          if (frames[m] < 0 || frames[m] >= z.key_frames) continue;
           const int at = least(match_position(y, offsets[2 * m + 1], z.key_height).whole, z.key_height - 1);
           visit(int64_t(frames[m]) * bands.count + at / bands.height, m);
         }
@@ -106,12 +106,12 @@ static void push_matches(const Sizes& z, int reach, int matches, int64_t b, int 
     Block<S> sum(int64_t(z.key_height) * z.key_width * z.channels);
     const int64_t row_size = int64_t(z.key_width) * z.channels;
     const int64_t plane = int64_t(z.key_height) * z.key_width;
-    for (int f = 0; f < z.frames; ++f) {
+    for (int f = 0; f < z.key_frames; ++f) {
       parallel(z.key_height, 8, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin * row_size; i < end * row_size; ++i) sum[i] = 0;
       });
       for_each_band(bands, [&](int band) { sorted.visit(f, band, [&](int64_t number) { push(number, sum.get()); }); });
-      E* out = grad + head_start(b, f, head, z.frames, z.heads, z.channels, plane);
+      E* out = grad + head_start(b, f, head, z.key_frames, z.heads, z.channels, plane);
       parallel(z.key_height, 8, [&](int64_t begin, int64_t end) {
         for (int64_t y = begin; y < end; ++y)
           channels_first<S>(sum.get() + y * row_size, z.key_width, z.channels, out + y * z.key_width, plane);

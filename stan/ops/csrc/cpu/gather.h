@@ -34,7 +34,7 @@ static void gather_row(const GatherArguments& a, const Pixels<S>& value, const G
         for (int k = 0; k < p.matches; ++k) {
           const int f = a.frames[first + k];
           const S weight = weights[first + k];
-          if (f < 0 || f >= z.frames || weight == S(0)) continue;
+          if (f < 0 || f >= z.key_frames || weight == S(0)) continue;
           const Split<S> x = match_position(from_x * z.stride, offsets[2 * (first + k)], z.key_width);
           const Split<S> y = match_position(from_y * z.stride, offsets[2 * (first + k) + 1], z.key_height);
           const Taps<S> taps =
@@ -70,12 +70,12 @@ static void gather_row(const GatherArguments& a, const Pixels<S>& value, const G
 template <typename S, typename E>
 static void gather_with(const GatherArguments& a) {
   const Sizes& z = a.p.sizes;
-  Block<S> memory(int64_t(z.frames) * z.key_height * z.key_width * z.channels);
+  Block<S> memory(int64_t(z.key_frames) * z.key_height * z.key_width * z.channels);
   const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
   const GridPatch grid = grid_patch(a.p.patch, z.stride);
   for (int64_t b = 0; b < z.batch; ++b) {
     for (int head = 0; head < z.heads; ++head) {
-      pack_head(static_cast<const E*>(a.value), b, head, z.frames, z.heads, value);
+      pack_head(static_cast<const E*>(a.value), b, head, z.key_frames, z.heads, value);
       parallel(int64_t(z.frames) * z.query_height, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
           gather_row<S, E>(a, value, grid, b, head, int(i / z.query_height), int(i % z.query_height));
@@ -178,7 +178,7 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
   const Sizes& z = p.sizes;
   const GridPatch grid = grid_patch(p.patch, z.stride);
   const bool by_query = a.grad_weights != nullptr || a.grad_offsets != nullptr;
-  Block<S> memory(by_query ? int64_t(z.frames) * z.key_height * z.key_width * z.channels : 0);
+  Block<S> memory(by_query ? int64_t(z.key_frames) * z.key_height * z.key_width * z.channels : 0);
   const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
   ArrivingGradient<S, E> gradient(a, grid);
   for (int64_t b = 0; b < z.batch; ++b) {
@@ -189,12 +189,12 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
       const int32_t* frames = a.frames + head_first;
       gradient.begin(b, head);
       if (by_query) {
-        pack_head(static_cast<const E*>(a.value), b, head, z.frames, z.heads, value);
+        pack_head(static_cast<const E*>(a.value), b, head, z.key_frames, z.heads, value);
         parallel(z.frames * p.blocks() * p.matches, 256, [&](int64_t begin, int64_t end) {
           for (int64_t m = begin; m < end; ++m) {
             S weight = 0, gx = 0, gy = 0;
             const int f = frames[m];
-            if (f >= 0 && f < z.frames) {
+            if (f >= 0 && f < z.key_frames) {
               each_sample(p, grid, gradient, m, offsets + 2 * m,
                           [&](const Taps<S>& taps, const Taps<S>& beside, const Slopes<S>& slope, const S* arrived, int c, int n) {
                             S sample[kRun], dx = 0, dy = 0;

@@ -147,10 +147,10 @@ class QuickGather {
 
   void pack() const {
     const int64_t plane = int64_t(value_.height) * value_.width;
-    parallel(int64_t(z_.frames) * value_.height, 8, [&](int64_t begin, int64_t end) {
+    parallel(int64_t(z_.key_frames) * value_.height, 8, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const int f = int(row / value_.height), y = int(row % value_.height);
-        const E* in = static_cast<const E*>(a_.value) + head_start(b_, f, head_, z_.frames, z_.heads, z_.channels, plane) + channel_ * plane;
+        const E* in = static_cast<const E*>(a_.value) + head_start(b_, f, head_, z_.key_frames, z_.heads, z_.channels, plane) + channel_ * plane;
         pad_row<kPadded>(in + int64_t(y) * value_.width, plane, value_.width, channels_, value_.frame(f) + int64_t(y) * value_.width * kPadded);
       }
     });
@@ -185,7 +185,7 @@ class QuickGather {
       for (int k = 0; k < p_.matches; ++k) {
         const int f = a_.frames[first + k];
         const float weight = static_cast<const float*>(a_.weights)[first + k];
-        if (f < 0 || f >= z_.frames || weight == 0.0f) continue;
+        if (f < 0 || f >= z_.key_frames || weight == 0.0f) continue;
         const float* offset = static_cast<const float*>(a_.offsets) + 2 * (first + k);
         float* const out = sums + (a_.stack ? k * kTile * row_size : 0);
         Split<float> x, y;
@@ -244,7 +244,7 @@ static void gather_quickly(const GatherArguments& a) {
   const Sizes& z = a.p.sizes;
   constexpr int kMost = 16;
   const auto padded = [](int channels) { return channels <= 4 ? 4 : channels <= 8 ? 8 : kMost; };
-  Block<float> memory(int64_t(z.frames) * z.key_height * z.key_width * padded(z.channels));
+  Block<float> memory(int64_t(z.key_frames) * z.key_height * z.key_width * padded(z.channels));
   const bool tiles = z.stride == 1 && a.p.block % 2 == 0;
   for (int64_t b = 0; b < z.batch; ++b) {
     for (int head = 0; head < z.heads; ++head) {

@@ -29,7 +29,8 @@ template <typename S>
 __device__ inline Taps<S> match_taps(const GatherProblem<S>& p, const Query& q, int64_t match, int frame, int dx, int dy, bool tight) {
   const Split<S> x = match_position(q.x, p.offsets[2 * match], p.sizes.key_width);
   const Split<S> y = match_position(q.y, p.offsets[2 * match + 1], p.sizes.key_height);
-  return taps_at(p.value, image_of_frame(q, frame), x, y, dx * p.grid.pixels, dy * p.grid.pixels, tight);
+  const int64_t image = (q.batch * p.sizes.heads + q.head) * p.sizes.key_frames + frame;
+  return taps_at(p.value, image, x, y, dx * p.grid.pixels, dy * p.grid.pixels, tight);
 }
 
 STAN_HD int64_t gather_blocks(int64_t images, int64_t queries, int lanes, int outputs) {
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(kGatherThreads) gather_kernel(GatherProblem<S>
           const int64_t match = (image * p.blocks() + p.block_of(from_y, from_x)) * p.matches + k;
           const int frame = p.frames[match];
           const S weight = p.weights[match];
-          if (frame < 0 || frame >= z.frames || weight == S(0)) continue;
+          if (frame < 0 || frame >= z.key_frames || weight == S(0)) continue;
           const Four<S> value = sample4(p.value.data, match_taps(p, from, match, frame, dx, dy, true), c);
 #pragma unroll
           for (int i = 0; i < 4; ++i) sum.v[i] += weight * value.v[i];
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kGatherBackwardWarps* kWarp)
     const int k = k0 + group;
     const int64_t match = number * p.matches + k;
     const int frame = k < p.matches ? p.frames[match] : -1;
-    const bool there = frame >= 0 && frame < z.frames;
+    const bool there = frame >= 0 && frame < z.key_frames;
     const S weight = there ? p.weights[match] : S(0);
     S product = 0, along_x = 0, along_y = 0;
     for (int own = 0; there && own < rows * columns; ++own) {
