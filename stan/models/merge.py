@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +17,10 @@ GRID = 2
 """Side of the blocks of pixels that move as one and have one set of weights."""
 
 SEARCH_GRID = 4
-"""Pixels between the queries of the search; what it corrects holds for a block of this side."""
+"""Pixels between the queries of the search, and side of the squares for which the weights are corrected."""
+
+CELL = SEARCH_GRID // GRID
+"""The same in blocks."""
 
 LEAST_VARIANCE = 1e-6
 """Added to the noise variance (values in [0, 1]), so that a level of zero divides nothing by zero."""
@@ -28,12 +33,15 @@ SIGNIFICANT = 0.1
 the noise variance: what is left of the noise in cleaned frames makes some candidate a little better by chance, and
 without this test the search makes good flow worse (docs/results.md)."""
 
-SUPPORT = 5
-"""Side of the square, in blocks, over which misfits are averaged."""
+SUPPORT = 3
+"""Side of the square, in cells, over which misfits are averaged."""
 
-FAR = 4
-"""Blocks along each side of the cells, 3x3 of which the surplus of the noisy difference is averaged over as well: a
+FAR = 2
+"""Cells along each side of the squares, 3x3 of which the surplus of the noisy difference is averaged over as well: a
 small square says where a match fails, a large one says it with more certainty."""
+
+TOGETHER = 4
+"""Frames that are averaged at a time where no gradient is wanted: what they need then fits in the cache, or nearly."""
 
 
 class Merged(NamedTuple):
@@ -60,6 +68,18 @@ class Merged(NamedTuple):
     weights: Tensor
     offsets: Tensor
     frames: Tensor
+
+
+class _Found(NamedTuple):
+    """Where the matches are, with one match in each other searched frame, and what they are taken from. At full
+    resolution H x W, by block (h, w), and by query of the search (h', w'); without gradient."""
+
+    displacement: Tensor  # (B, T, K-1, 2, h, w), where flow points, pixels of the video
+    correction: Tensor  # (B, T, K-1, 2, h', w'), by which the search corrects it
+    frames: Tensor  # (B, T, K-1, h', w') int32; -1 where there is no such frame
+    misfit: Tensor  # (B, T, K-1, h', w'), mean squared difference of the patches over the noise variance
+    both: Tensor  # (B, T, 6, H, W), noisy and cleaned frames
+    small: Tensor  # (B, T, 6, h, w), the same by block
 
 
 class Merge(nn.Module):
@@ -120,7 +140,13 @@ class Merge(nn.Module):
         self.correction = Correction(hidden) if hidden else None
 
     def forward(
-        self, noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor, flow: FlowPair
+        self,
+        noisy: Tensor,
+        cleaned: Tensor,
+        features: Tensor,
+        level: Tensor,
+        flow: FlowPair,
+        keep: slice = slice(None),
     ) -> Merged:
         """Merge a clip.
 
@@ -130,132 +156,168 @@ class Merge(nn.Module):
             features: `(B, T, F, h, w)`, what else is to be merged in the same way; F may be 0.
             level: `(B, T, 1, h, w)`, standard deviation of the noise in units of the video.
             flow: displacements between neighbouring frames, at full resolution.
+            keep: the frames for which the result is wanted.
         """
-        kind = noisy.device.type
-        cast = (
-            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        )  # for the correction only
-        with torch.autocast(kind, enabled=False):
-            noisy, cleaned = noisy.float(), cleaned.detach().float()
-            t = noisy.shape[1]
-            if t == 1:
-                return alone(noisy, cleaned, features, level)
-            order = [*range(t), *[t - 1] * (self.slots - t)]  # a short clip is filled up; copies are not used
-            if len(order) > t:
-                noisy, cleaned, features, level = (x[:, order] for x in (noisy, cleaned, features, level))
-                flow = FlowPair(*(f[:, order] for f in flow))
-            merged = self._merge(noisy, cleaned, features.float(), level, flow, t, cast)
-            return Merged(*(x[:, :t] for x in merged)) if len(order) > t else merged
+        parts = [*self.parts(noisy, cleaned, features, level, flow, keep, together=noisy.shape[1])]
+        return parts[0]
 
-    def _merge(
+    def parts(
         self,
         noisy: Tensor,
         cleaned: Tensor,
         features: Tensor,
         level: Tensor,
         flow: FlowPair,
-        real: int,
+        keep: slice = slice(None),
+        *,
+        together: int = TOGETHER,
+    ) -> Iterator[Merged]:
+        """`forward` of so many frames after the other as go `together`."""
+        kind = noisy.device.type
+        cast = (
+            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        )  # for the correction only
+        t = noisy.shape[1]
+        begin, end, _ = keep.indices(t)
+        exact = partial(
+            torch.autocast, kind, enabled=False
+        )  # never held open while the caller has the result
+        noisy, cleaned, features = noisy.float(), cleaned.detach().float(), features.float()
+        with exact():
+            found = self._found(noisy, cleaned, level, flow) if t > 1 else None
+        for first in range(begin, end, together):
+            part = slice(first, min(end, first + together))
+            with exact():
+                if found is None:
+                    merged = alone(*(x[:, part] for x in (noisy, cleaned, features, level)))
+                else:
+                    merged = self._average(noisy, cleaned, features, level, found, part, cast)
+            yield merged
+
+    @torch.no_grad()
+    def _found(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair) -> _Found:
+        """Where the match of each frame is in each of the others."""
+        t = noisy.shape[1]
+        order = [*range(t), *[t - 1] * (self.slots - t)]  # a short clip is filled up; copies are not used
+        searched = cleaned if len(order) == t else cleaned[:, order]
+        if len(order) > t:
+            flow = FlowPair(*(f[:, order] for f in flow))
+        by_block = [f[..., ::GRID, ::GRID] / GRID for f in flow]  # followed block by block, in blocks
+        displacement = self.follow(*by_block)[:, :t].mul_(GRID)  # (B, T, K-1, 2, h, w)
+        start = displacement[..., ::CELL, ::CELL]
+        rest = start.new_zeros(1).expand(*start.shape[:1], len(order) - t, *start.shape[2:])
+        around = torch.cat([start, rest], 1)
+        matches, stayed = (search(searched, searched, around) for search in (self.search, self.stay))
+        pixels = cleaned.shape[2] * self.patch**2
+        near, here = (
+            (-m.scores[:, 0, :t, ..., 1:].movedim(-1, 2) / pixels).clamp(0, 1e4)  # 1e4 where there is none
+            for m in (matches, stayed)
+        )  # each (B, T, K-1, h', w')
+        moved = (
+            matches.offsets[:, 0, :t, ..., 1:, :].movedim((4, 5), (2, 3)) - start
+        )  # (B, T, K-1, 2, h', w')
+        variance = level[..., ::CELL, ::CELL].square() + LEAST_VARIANCE
+        better = here - near > SIGNIFICANT * variance
+        frames = matches.frames[:, 0, :t, ..., 1:].movedim(-1, 2)
+        frames = torch.where(frames < t, frames, -1)
+        both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
+        small = F.avg_pool2d(both.flatten(0, 1), GRID).unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
+        misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
+        return _Found(displacement, moved * better.unsqueeze(3), frames, misfit, both, small)
+
+    def _average(
+        self,
+        noisy: Tensor,
+        cleaned: Tensor,
+        features: Tensor,
+        level: Tensor,
+        found: _Found,
+        part: slice,
         cast: torch.dtype | None,
     ) -> Merged:
-        """`forward` of a clip of at least `slots` frames, of which the first `real` may be matches; the learned
-        correction runs under autocast to `cast`."""
+        """The frames `part` of a clip averaged with their matches; the correction runs under autocast to `cast`."""
+        h, w = level.shape[3:]
         with torch.no_grad():
-            variance = level.square() + LEAST_VARIANCE  # (B, T, 1, h, w)
-            offsets, frames, found = self._matches(
-                cleaned, flow, variance
-            )  # of the other frames: K-1 of each
-            missing = ((frames < 0) | (frames >= real)).movedim(-1, 2)  # (B, T, K-1, h, w)
-            frames = torch.where(missing.movedim(2, -1), -1, frames)
-            fraction = offsets - offsets.floor()
-            kept = (
-                ((1 - fraction).square() + fraction.square()).prod(-1).movedim(-1, 2)
-            )  # r: (B, T, K-1, h, w)
-            near = (found / variance).clamp(max=1e4)
-            wide, strange, far = self._differences(noisy, cleaned, offsets, frames, variance)
+            level, own_features = level[:, part], features[:, part]
+            near, lattice = found.misfit[:, part], found.frames[:, part]
+            corrected = repeated(found.correction[:, part], CELL)[..., :h, :w]
+            offsets = found.displacement[:, part] + corrected  # (B, n, K-1, 2, h, w)
+            frames = repeated(lattice, CELL)[..., :h, :w]  # (B, n, K-1, h, w)
+            missing = frames < 0
+            kept = share_kept(offsets)
+            first = max(0, part.start - self.slots + 1)  # frames farther off have no matches
+            nearby = slice(first, part.stop + self.slots - 1)
+            each = as_matches(offsets), as_matches(frames - first)
+            wide, strange = self._differences(found.small, level, offsets, part, nearby, each)
 
         trust = 2 * F.softplus(self.trust)
-        logits = -torch.log(kept + trust[0] * near + trust[1] * wide)  # (B, T, K-1, h, w)
+        misfit = repeated(trust[0] * near + trust[1] * wide, CELL)[..., :h, :w]
+        logits = -torch.log(kept + misfit)  # (B, n, K-1, h, w)
         if self.correction is not None:
-            this = torch.arange(noisy.shape[1], device=frames.device).view(1, -1, 1, 1, 1)
+            this = torch.arange(part.start, part.stop, device=frames.device).view(1, -1, 1, 1, 1)
+            steps = (found.displacement[:, part, ..., ::CELL, ::CELL] + found.correction[:, part]) / 8
             seen = [
                 (10 * near).log1p(),
                 (10 * wide).log1p(),
                 strange,
-                far,
-                kept,
-                (10 * level).expand_as(kept),
-                ((frames.movedim(-1, 2) - this).abs().float() - 1).clamp(0, 4),
-                (torch.hypot(*offsets.unbind(-1)) / 8).log1p().movedim(-1, 2),
-                detail(cleaned).expand_as(kept),
+                coarse(strange),
+                by_cell(kept),
+                (10 * by_cell(level)).expand_as(near),
+                ((lattice - this).abs().float() - 1).clamp(0, 4),
+                torch.hypot(*steps.unbind(3)).log1p(),
+                by_cell(detail(cleaned[:, part])).expand_as(near),
             ]
             with torch.autocast(noisy.device.type, dtype=cast, enabled=cast is not None):
-                logits = logits + self.correction(torch.stack(seen, 3))
+                change = self.correction(torch.stack(seen, 3))  # (B, n, K-1, h', w')
+            logits = logits + repeated(change, CELL)[..., :h, :w]
         logits = logits.masked_fill(missing, -torch.inf)
-        weights = torch.cat([torch.zeros_like(level), logits], 2).softmax(2)  # (B, T, K, h, w)
+        weights = torch.cat([torch.zeros_like(level), logits], 2).softmax(2)  # (B, n, K, h, w)
         own, others = weights[:, :, :1], weights[:, :, 1:]
 
-        both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
-        this = torch.arange(noisy.shape[1], dtype=frames.dtype, device=frames.device)
-        this = this.view(1, -1, 1, 1, 1).expand_as(frames[..., :1])
-        all_frames = torch.cat([this, frames], -1)  # (B, T, h, w, K), the frame itself first
-        all_offsets = torch.cat([torch.zeros_like(offsets[..., :1, :]), offsets], -2)
-        by_block = weights.movedim(2, -1)[:, None], all_offsets[:, None], all_frames[:, None]
-        mean = ops.gather(both, *by_block, block=GRID)
+        weigh = as_matches(others)
+        mean = ops.gather(found.both[:, nearby], weigh, *each, block=GRID)
+        mean = mean + repeated(own, GRID) * found.both[:, part]  # (B, n, 6, H, W)
         if features.shape[2]:
-            there = others.movedim(2, -1)[:, None], (offsets / GRID)[:, None], frames[:, None]
-            features = own * features + ops.gather(features, *there)  # (B, T, F, h, w)
-        known = (near + wide).clamp(max=MOST_MISFIT)
+            gathered = ops.gather(features[:, nearby], weigh, each[0] / GRID, each[1])
+            own_features = own * features[:, part] + gathered  # (B, n, F, h, w)
+        known = repeated((near + wide).clamp(max=MOST_MISFIT), CELL)[..., :h, :w]
         best = known.masked_fill(missing, MOST_MISFIT).amin(2, keepdim=True)
         evidence = torch.cat([best.log1p(), (others * known).sum(2, keepdim=True).log1p(), own], 2)
         remaining = level * (own.square() + (others.square() * kept).sum(2, keepdim=True)).sqrt()
-        mean_noisy, mean_cleaned = mean[:, :, :3], mean[:, :, 3:]
         return Merged(
-            mean_noisy, mean_cleaned, features, remaining, evidence, weights, all_offsets, all_frames
+            mean[:, :, :3],
+            mean[:, :, 3:],
+            own_features,
+            remaining,
+            evidence,
+            weights,
+            F.pad(offsets.movedim((2, 3), (4, 5)), (0, 0, 1, 0)),
+            torch.cat([this_frames(part, frames), frames.movedim(2, -1)], -1),
         )
-
-    def _matches(self, cleaned: Tensor, flow: FlowPair, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One match in each other searched frame: offsets `(B, T, h, w, K-1, 2)`, frames `(B, T, h, w, K-1)`, and
-        the mean squared differences of the patches `(B, T, K-1, h, w)`."""
-        h, w = cleaned.shape[3] // GRID, cleaned.shape[4] // GRID
-        by_block = [f[..., ::GRID, ::GRID] / GRID for f in flow]  # followed block by block, in blocks
-        displacement = self.follow(*by_block) * GRID  # (B, T, K-1, 2, h, w)
-        every = SEARCH_GRID // GRID
-        start = displacement[..., ::every, ::every]
-        found, stayed = (search(cleaned, cleaned, start) for search in (self.search, self.stay))
-        pixels = cleaned.shape[2] * self.patch**2
-        near, here = (
-            (-matches.scores[:, 0, ..., 1:].movedim(-1, 2) / pixels).clamp(0, 1e4)  # 1e4 where there is none
-            for matches in (found, stayed)
-        )  # each (B, T, K-1, h', w')
-        moved = found.offsets[:, 0, ..., 1:, :].movedim((4, 5), (2, 3)) - start  # (B, T, K-1, 2, h', w')
-        better = here - near > SIGNIFICANT * variance[..., ::every, ::every]
-        correction = moved * better.unsqueeze(3)
-        offsets = displacement + repeated(correction, every)[..., :h, :w]
-        frames = repeated(found.frames[:, 0, ..., 1:].movedim(-1, 2), every)[..., :h, :w]
-        distance = repeated(torch.where(better, near, here), every)[..., :h, :w]
-        return offsets.movedim((2, 3), (4, 5)), frames.movedim(2, -1), distance
 
     @staticmethod
     def _differences(
-        noisy: Tensor, cleaned: Tensor, offsets: Tensor, frames: Tensor, variance: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        small: Tensor,
+        level: Tensor,
+        offsets: Tensor,
+        part: slice,
+        nearby: slice,
+        each: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
         """How far the aligned frames differ, at half resolution: the misfit of the cleaned ones, and by how much the
-        noisy ones differ more than their noise explains, over a small square and over a large one, all in units of
-        the noise variance, `(B, T, K-1, h, w)`."""
-        small = F.avg_pool2d(torch.cat([noisy, cleaned], 2).flatten(0, 1), GRID)
-        small = small.unflatten(0, noisy.shape[:2])  # (B, T, 6, h, w)
-        ones = torch.ones_like(frames, dtype=torch.float32)
-        moved = offsets / GRID
-        there = ops.gather_stack(small, ones[:, None], moved[:, None], frames[:, None])[:, 0]
-        squares = (there.transpose(1, 2) - small[:, :, None]).square()  # (B, T, K-1, 6, h, w)
-        fraction = moved - moved.floor()
-        kept = ((1 - fraction).square() + fraction.square()).prod(-1).movedim(-1, 2)
+        noisy ones differ more than their noise explains, both averaged over a small square, in units of the noise
+        variance, `(B, n, K-1, h', w')`."""
+        ones = torch.ones_like(each[1], dtype=torch.float32)
+        squares = ops.gather_stack(small[:, nearby], ones, each[0] / GRID, each[1])[
+            :, 0
+        ]  # (B, K-1, n, 6, h, w)
+        squares = squares.sub_(small[:, None, part]).square_().transpose(1, 2)
+        variance = level.square() + LEAST_VARIANCE  # (B, n, 1, h, w)
         pixels = GRID**2  # the noise of their mean has this part of the variance
-        strange = squares[:, :, :, :3].mean(3) * pixels / variance - (1 + kept)
-        wide = squares[:, :, :, 3:].mean(3) / variance
-        wide, strange = (average(x, SUPPORT) for x in (wide.clamp(max=1e4), strange.clamp(max=10)))
-        strange = strange.clamp(-1, 4)
-        return wide, strange, coarse(strange)
+        strange = (squares[:, :, :, :3].mean(3) * pixels).div_(variance).sub_(1 + share_kept(offsets / GRID))
+        wide = squares[:, :, :, 3:].mean(3).div_(variance)
+        wide, strange = (average(by_cell(x), SUPPORT) for x in (wide.clamp_(max=1e4), strange.clamp_(max=10)))
+        return wide, strange.clamp_(-1, 4)
 
 
 class Correction(nn.Module):
@@ -302,16 +364,45 @@ def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Me
     return Merged(noisy, cleaned, features, level, evidence, one, offsets, frames)
 
 
+def as_matches(x: Tensor) -> Tensor:
+    """Values of matches `(B, T, K, [2,] h, w)` in the order that `ops.gather` takes, `(B, 1, T, h, w, K[, 2])`."""
+    x = x.movedim(2, -1) if x.ndim == 5 else x.movedim((2, 3), (4, 5))
+    return x[:, None].contiguous()
+
+
+def this_frames(part: slice, like: Tensor) -> Tensor:
+    """The numbers of the frames `part` themselves, as `(B, n, h, w, 1)` in the type of `like` (B, n, K, h, w)."""
+    this = torch.arange(part.start, part.stop, dtype=like.dtype, device=like.device)
+    return this.view(1, -1, 1, 1, 1).expand(like.shape[0], -1, *like.shape[3:], 1)
+
+
+def share_kept(offsets: Tensor) -> Tensor:
+    """The share r of independent noise that bilinear sampling at `offsets` (B, T, K, 2, h, w) leaves."""
+    fraction = offsets - offsets.floor()
+    each = (fraction * (fraction - 1)).mul_(2).add_(1)  # (1 - f)^2 + f^2
+    return each[:, :, :, 0] * each[:, :, :, 1]
+
+
 def repeated(x: Tensor, times: int) -> Tensor:
     """`(..., h, w)` with each value `times` times along both axes."""
-    return x.repeat_interleave(times, -1).repeat_interleave(times, -2)
+    *lead, h, w = x.shape
+    return x[..., :, None, :, None].expand(*lead, h, times, w, times).reshape(*lead, h * times, w * times)
+
+
+def by_cell(x: Tensor) -> Tensor:
+    """`(B, T, K, h, w)` averaged over cells of `CELL` x `CELL` blocks, `(B, T, K, h', w')`."""
+    return pooled(x, CELL)
 
 
 def coarse(x: Tensor) -> Tensor:
-    """`(B, T, K, h, w)`, each value replaced by the mean over the 3x3 cells of `FAR` x `FAR` blocks around it."""
-    cells = F.avg_pool2d(x.flatten(0, 1), FAR, ceil_mode=True, count_include_pad=False)
-    cells = F.avg_pool2d(cells, 3, 1, 1, count_include_pad=False)
-    return repeated(cells, FAR)[..., : x.shape[3], : x.shape[4]].unflatten(0, x.shape[:2])
+    """`(B, T, K, h', w')`, each value replaced by the mean over the 3x3 squares of `FAR` x `FAR` around it."""
+    return repeated(average(pooled(x, FAR), 3), FAR)[..., : x.shape[3], : x.shape[4]]
+
+
+def pooled(x: Tensor, side: int) -> Tensor:
+    """Means over squares of `side`, those at the border over what there is."""
+    small = F.avg_pool2d(x.flatten(0, 1), side, ceil_mode=True, count_include_pad=False)
+    return small.unflatten(0, x.shape[:2])
 
 
 def detail(cleaned: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class TwoPassSettings:
     features: Natural = 16
     passes: Positive = 2
     temporal_window: Annotated[int, between(1, 64)] = 3
-    window: Annotated[int, between(1, 255)] = 5
+    window: Annotated[int, between(1, 255)] = 3
     key_stride: Annotated[float, above(0)] = 1.0
     patch: Annotated[int, ODD] = 7
     correction: Natural = 16
@@ -135,7 +135,7 @@ class TwoPass(VideoDenoiser):
         self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None, return_matches: bool = False
     ) -> tuple[Tensor, list[AttentionMap]]:
         """See `VideoDenoiser.forward_core`."""
-        estimates, merged = self._passes(noisy, noise_map, flow)
+        estimates, merged = self._passes(noisy, noise_map, flow, return_matches)
         if not return_matches:
             return estimates[-1], []
         return estimates[-1], [attention_map(merged or self._alone(noisy, block_level(noise_map, noisy)))]
@@ -160,19 +160,31 @@ class TwoPass(VideoDenoiser):
         keep: slice = slice(None),
     ) -> Cleaned:
         """See `VideoDenoiser.next_pass`."""
-        return self._again(noisy, block_level(noise_map, noisy), before, flow, keep)[0]
+        level = block_level(noise_map, noisy)
+        if torch.is_grad_enabled():
+            return self._again(noisy, level, before, flow, keep)[0]
+        done = keep.indices(noisy.shape[1])[0]
+        made = []
+        for merged in self.merge.parts(noisy, before.frames, before.features, level, flow, keep):
+            part = slice(done, done := done + merged.weights.shape[1])
+            made.append(self._clean(noisy[:, part], level[:, part], merged))
+        return Cleaned(*(torch.cat(parts, 1) for parts in zip(*made)))
 
     def _passes(
-        self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None
+        self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None, wanted: bool = False
     ) -> tuple[list[Tensor], Merged | None]:
-        """The results of all passes, and what the last of them merged. A single frame needs but one pass."""
+        """The results of all passes, and what the last of them merged if that is `wanted`. A single frame needs but
+        one pass."""
         cleaned = self.first_pass(noisy, noise_map)
         level = block_level(noise_map, noisy)
         estimates, merged = [cleaned.frames], None
         for _ in range(self.passes - 1 if noisy.shape[1] > 1 else 0):
             before = Cleaned(cleaned.frames.detach(), cleaned.features)
             displacement = self.source(before.frames) if flow is None else flow
-            cleaned, merged = self._again(noisy, level, before, displacement)
+            if torch.is_grad_enabled() or wanted:
+                cleaned, merged = self._again(noisy, level, before, displacement)
+            else:
+                cleaned = self.next_pass(noisy, noise_map, before, displacement)
             estimates.append(cleaned.frames)
         return estimates, merged
 
@@ -180,9 +192,8 @@ class TwoPass(VideoDenoiser):
         self, noisy: Tensor, level: Tensor, before: Cleaned, flow: FlowPair, keep: slice = slice(None)
     ) -> tuple[Cleaned, Merged]:
         """Merge the frames and clean the mean of those of `keep`; also what the merge gave."""
-        merged = self.merge(noisy, before.frames, before.features, level, flow)
-        kept = Merged(*(x[:, keep] for x in merged))
-        return self._clean(noisy[:, keep], level[:, keep], kept), kept
+        merged = self.merge(noisy, before.frames, before.features, level, flow, keep)
+        return self._clean(noisy[:, keep], level[:, keep], merged), merged
 
     def _alone(self, noisy: Tensor, level: Tensor) -> Merged:
         """What the first pass sees in place of merged frames."""
