@@ -85,13 +85,13 @@ class _Found(NamedTuple):
 class Merge(nn.Module):
     """Average each frame with its matches in the frames around it, by how much each can be trusted.
 
-    1. The Shifted Non-Local Search finds one match in each searched frame, in *cleaned* frames: matches chosen
-       among noisy candidates are biased, the closest share the query's noise. It corrects the flow block by block,
-       where the correction is significant.
+    1. The Shifted Non-Local Search finds one match in each searched frame, in the brightness of *cleaned* frames:
+       matches chosen among noisy candidates are biased, the closest share the query's noise. It corrects the flow
+       square by square, where the correction is significant.
     2. A match is worth what its error leaves of it. Noise of variance v keeps a share r of it under bilinear
        sampling, r = ((1-fx)^2 + fx^2) ((1-fy)^2 + fy^2) at fraction (fx, fy). A match that is not the same thing
        adds its misfit m, the mean squared difference of the cleaned frames over v, measured twice: over the
-       patches of the search, and over a wider square at half resolution. An average is best with weights in
+       patches of the search, and over a wider square in colour, at half resolution. An average is best with weights in
        proportion to 1 / variance: 1 / (r + a1 m1 + a2 m2), with a learned, and corrected by a small learned term,
        see `Correction`.
     3. The noise of the weighted mean is then known: its variance is v * sum(w^2 r).
@@ -207,8 +207,9 @@ class Merge(nn.Module):
         start = displacement[..., ::CELL, ::CELL]
         rest = start.new_zeros(1).expand(*start.shape[:1], len(order) - t, *start.shape[2:])
         around = torch.cat([start, rest], 1)
+        searched = searched.mean(2, keepdim=True)  # brightness alone: three times as fast, and worth as much
         matches, stayed = (search(searched, searched, around) for search in (self.search, self.stay))
-        pixels = cleaned.shape[2] * self.patch**2
+        pixels = self.patch**2
         near, here = (
             (-m.scores[:, 0, :t, ..., 1:].movedim(-1, 2) / pixels).clamp(0, 1e4)  # 1e4 where there is none
             for m in (matches, stayed)
