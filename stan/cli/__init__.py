@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from stan.cli.failures import told
+from stan.cli.streams import keep_numbers, tell
 
 # Threads that wait by spinning steal the cores from each other as soon as anything else runs as well: with
 # two busy neighbours on 2 cores a training step took ten times as long. Must be set before torch is loaded.
@@ -70,6 +71,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    keep_numbers()
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.version:
@@ -82,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         code = int(args.run(args))
-        sys.stdout.flush()  # a reader that has gone shows here, not while Python ends
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a reader that has gone shows here, not while Python ends
         return code
     except KeyboardInterrupt:
-        print("stan: interrupted", file=sys.stderr)
+        tell("stan: interrupted")
         return 130
     except BrokenPipeError:
         # The reader of our output has gone; what Python still holds for it goes nowhere when it ends.
@@ -93,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         code, line = told(error)
-        print(f"stan: {_cut(line)}", file=sys.stderr)
+        tell(f"stan: {_cut(line)}")
         return code
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stan.cli.progress import progress_bar
+from stan.cli.streams import tell
 from stan.errors import ConfigError, StanError
 
 if TYPE_CHECKING:
@@ -328,13 +327,8 @@ def _terminable() -> Iterator[None]:
 
 
 def _tell(line: str) -> None:
-    """A line on standard error; where that is closed or full, nowhere: the result does not depend on it."""
-    if sys.stderr is None:
-        return
-    try:
-        print(f"stan: {line}", file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    """A line on standard error; the result does not depend on whether anybody reads it."""
+    tell(f"stan: {line}")
 
 
 def _sigma(text: str) -> Any:

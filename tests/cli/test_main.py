@@ -104,3 +104,30 @@ def test_names_that_no_file_can_have_are_one_line(run_stan: Callable, tmp_path: 
     line = run_stan("evaluate", "evaluate/demo.yaml", "checkpoint=noisy", word, code=2, cwd=tmp_path).stderr
     assert line.count("\n") == 1
     assert len(line) < 900
+
+
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [
+        (">&-", 0),
+        (">&- 2>&-", 0),
+        ("<&- >&- 2>&-", 0),
+        (">/dev/full", 2),
+        (">/dev/full 2>/dev/full", 2),
+    ],
+)
+def test_closed_and_full_streams(tmp_path: Path, where: str, code: int) -> None:
+    """Nobody reads, or the disk is full: no traceback, and the exit code says which."""
+    words = f"{sys.executable} -m stan.cli config {ROOT / 'configs/train/demo.yaml'} {where}"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "defect" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full"])
+def test_an_error_that_nobody_reads(tmp_path: Path, where: str) -> None:
+    words = f"{sys.executable} -m stan.cli config nothing.yaml {where}"
+    done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
