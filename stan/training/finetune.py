@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from stan.models import VideoDenoiser
 from stan.models.checkpoint import read
 from stan.training.checkpoints import LAST
 from stan.training.fit import Fit, fit
+from stan.training.lock import only_training
 from stan.training.module import Replay
+from stan.training.ranks import outside_rank
 from stan.training.validation import open_validation_clips, score
 
 BEFORE = "before.json"
@@ -59,8 +62,15 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     if frozen:
         print(f"{frozen} parameter tensors stay as they are")
     replay = replay_of(checkpoint, config)
-    levels = gain_levels(network, config)
+    with only_training(Path(config.output)) if outside_rank() == 0 else nullcontext():
+        return _finetune(config, checkpoint, network, replay)
 
+
+def _finetune(
+    config: Config, checkpoint: str, network: VideoDenoiser, replay: Replay | None
+) -> tuple[Fit, list[Gain]]:
+    """`finetune` in a folder that no other training has."""
+    levels = gain_levels(network, config)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     resuming = config.resume != "never" and (output / LAST).exists() and (output / BEFORE).exists()

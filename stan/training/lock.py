@@ -16,11 +16,13 @@ except ImportError:  # not on this system: no lock
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".training.lock"
+_held: set[Path] = set()
+"""Folders that this process has."""
 
 
 @contextlib.contextmanager
 def only_training(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a folder, which is made, for the length of a `with` block.
+    """Keep other trainings out of a folder, which is made, for the length of a `with` block; blocks may be nested.
 
     The system lets go of the lock when its process ends, however it ends: one left by a dead process is no obstacle.
     Inside, what killed trainings left half-written is removed.
@@ -29,6 +31,10 @@ def only_training(folder: Path) -> Iterator[None]:
         TrainingError: when another training has the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
+    if folder in _held:
+        yield
+        return
     path = folder / NAME
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -40,6 +46,7 @@ def only_training(folder: Path) -> Iterator[None]:
             os.close(handle)
             raise
         os.close(handle)
+    _held.add(folder)
     try:
         os.truncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -47,6 +54,7 @@ def only_training(folder: Path) -> Iterator[None]:
             part.unlink(missing_ok=True)
         yield
     finally:
+        _held.discard(folder)
         path.unlink(missing_ok=True)
         os.close(handle)
 

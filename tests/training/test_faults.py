@@ -184,6 +184,9 @@ def test_two_trainings_in_one_folder(forks: Forks, words: Callable, tmp_path: Pa
     first = forks.start(*words(tmp_path, "trainer.max_steps=9999", "trainer.checkpoint_every=1"))
     wait_for((tmp_path / "last.ckpt").exists, first)
     assert "training going on" in one_line(forks(*words(tmp_path, "trainer.max_steps=2"), code=2))
+    tuning = "finetune", *words(tmp_path, "trainer.max_steps=2", "checkpoint=stan_tiny")[1:]
+    assert "training going on" in one_line(forks(*tuning, code=2))
+    assert not (tmp_path / "before.json").exists()
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert (tmp_path / ".training.lock").exists()
