@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import pytorch_lightning as pl
@@ -70,6 +71,25 @@ def training_samples(config: Config) -> Dataset[Tensor]:
     return parts[0][0] if len(parts) == 1 else MixedClips(parts, config.seed)
 
 
+def fits_memory(config: Config) -> None:
+    """Check that one batch, a byte a value, fits into the memory that this machine has.
+
+    Raises:
+        ConfigError: if it cannot, with the sizes that make it so large.
+    """
+    data = config.data
+    needed = data.batch_size * data.frames * 3 * data.crop**2
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # a system that does not say
+        return
+    if needed > there:
+        raise ConfigError(
+            f"data.batch_size={data.batch_size} clips of data.frames={data.frames} frames of data.crop={data.crop} "
+            f"pixels are {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:.0f}: lower one of the three"
+        )
+
+
 class ClipsModule(pl.LightningDataModule):
     """Feeds batches of uint8 clips `(B, T, 3, crop, crop)` that depend on (seed, step, rank) alone.
 
@@ -82,7 +102,12 @@ class ClipsModule(pl.LightningDataModule):
         self.config = config
 
     def prepare_data(self) -> None:
-        """Check the data and fill the cache, once on each machine, before any worker starts."""
+        """Check the data and fill the cache, once on each machine, before any worker starts.
+
+        Raises:
+            ConfigError: for batches that no memory of this machine can hold.
+        """
+        fits_memory(self.config)
         open_training_parts(self.config)
         if self.config.validation.every:
             open_validation_clips(self.config)

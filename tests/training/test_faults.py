@@ -287,3 +287,10 @@ def test_a_process_that_fails_or_is_killed_ends_all(forks: Forks, words: Callabl
         ["ps", "-o", "stat=", "-p", f"{mine[0]}"], capture_output=True, text=True, check=False
     )
     assert left.stdout.strip() in ("", "Z")
+
+
+@pytest.mark.parametrize("size", ["data.frames", "data.batch_size"])
+def test_batches_that_no_memory_holds(forks: Forks, words: Callable, tmp_path: Path, size: str) -> None:
+    run = forks(*words(tmp_path, f"{size}=100000000", "trainer.max_steps=2"), code=2)
+    assert f"{size}=100000000" in (line := one_line(run))
+    assert "GiB" in line
