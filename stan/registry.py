@@ -29,6 +29,7 @@ from stan.settings import Setting, complete, settings_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from stan.data.degradation import Degradation
     from stan.data.noise import Noise
     from stan.data.sources import Opener
     from stan.evaluation.methods import Method
@@ -213,6 +214,7 @@ alignments: Registry[Alignment] = Registry("attention variant", "stan.models.att
 aggregations: Registry[nn.Module] = Registry("aggregation", "stan.models.aggregation")
 sources: Registry[OffsetSource] = Registry("offset source", "stan.flow", labels=("name",))
 noises: Registry[Noise] = Registry("noise kind", "stan.data.noise", labels=("kind",))
+tasks: Registry[Degradation] = Registry("task", "stan.data.degradation", labels=("task",))
 layouts: Registry[Opener] = Registry("data kind", "stan.data.sources")
 losses: Registry[Loss] = Registry("loss", "stan.losses")
 metrics: Registry[Metric] = Registry("metric", "stan.metrics")

@@ -16,7 +16,7 @@ from stan.data.noise.sigma import parse_sigma
 from stan.errors import CheckpointError, ConfigError, nearest, short
 from stan.imports import import_modules
 from stan.models.checkpoint import RENAMED, imports_of, read
-from stan.registry import Registry, losses, networks, noises
+from stan.registry import Registry, losses, networks, noises, tasks
 from stan.settings import Setting, companion, settings_of
 
 INCLUDE = "include"
@@ -286,6 +286,7 @@ def _fill_in(config: Config) -> None:
         config.model.name = RENAMED[name]
     if config.model.blind is False and "blind" not in networks.settings(config.model.name):
         config.model.blind = None  # a network without that choice is none
+    config.task_settings = _plain_lists(tasks.complete(config.task, config.task_settings, "task_settings."))
     _complete(config.model, networks, config.model.name, "model.settings.")
     _complete(config.noise, noises, config.noise.kind, "noise.settings.")
     _complete(config.loss, losses, config.loss.name, "loss.settings.")
@@ -297,9 +298,12 @@ def _complete(
     whole = registry.complete(name, section.given, prefix)
     for key in section.common:
         setattr(section, key, whole.pop(key, None))
-    section.settings = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()
-    }
+    section.settings = _plain_lists(whole)
+
+
+def _plain_lists(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with lists for tuples, as files hold them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
 def _check_combinations(config: Config) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
-from stan.registry import layouts, losses, networks, noises, protocols, sources
+from stan.registry import layouts, losses, networks, noises, protocols, sources, tasks
 from stan.settings import at_least, below, between, length
 
 Count = Annotated[int, at_least(1)]
@@ -253,6 +253,10 @@ class Config:
         "csv",
         "where the training log goes, also a list [csv, tensorboard]; wandb is offline unless logged in",
     )
+    task: Annotated[str, tasks] = option(
+        "denoise", "what the network undoes: what is done to clean video before noise is added"
+    )
+    task_settings: dict[str, Any] = option({}, "what departs from the task's own settings")
     model: ModelConfig = section(ModelConfig, "network")
     data: DataConfig = section(DataConfig, "clean video")
     noise: NoiseConfig = section(NoiseConfig, "noise")

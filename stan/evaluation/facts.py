@@ -14,8 +14,11 @@ def lead(results: Results) -> str:
     place = data["kind"] + (f" {data['split']}" if data["split"] else "")
     frames = count(data["frames"], "frame") if cap is None else f"up to {count(cap, 'frame')} of each"
     total = "" if cap is None else f" ({data['frames']:,} in all)"
+    task = s["task"]["name"]
+    inner = ", ".join(f"{key} {value}" for key, value in s["task"]["settings"].items())
+    undone = "" if task == "denoise" else f"task {task} ({inner}), " if inner else f"task {task}, "
     return (
-        f"{count(data['sequences'], 'sequence')} of {place}, {frames}{total}, "
+        f"{count(data['sequences'], 'sequence')} of {place}, {frames}{total}, {undone}"
         f"{noise['kind'].replace('_', ' ')} noise, seed {s['seed']}"
     )
 
@@ -29,7 +32,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         (method["name"], {k: v for k, v in method.items() if k != "name"}) for method in results.methods
     ]
     hashes = {f"{row['sequence']} {row['sigma']:g}": row["noisy_sha256"][:8] for row in rows}
-    found.append(("noisy input (SHA-256)", hashes))
+    found.append((f"{results.input} (SHA-256)", hashes))
     return [
         (name.replace("_", " ") if name in results.settings else name, _text(value)) for name, value in found
     ]

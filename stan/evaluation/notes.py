@@ -31,6 +31,17 @@ def _network_notes(plan: Plan, method: Network) -> Iterator[str]:
         outside = [f"{s:g}" for s in plan.sigmas if not trained.low <= s <= trained.high]
         if outside:
             yield f"{method.name}: trained for sigma {trained.levels}, evaluated at {', '.join(outside)} too"
+        task = plan.degradation.task
+        if trained.task != task:
+            yield (
+                f"{method.name}: trained for task {trained.task_words}, evaluated on {task}; say task={trained.task} "
+                "for its own"
+            )
+        elif trained.scale != plan.degradation.scale:
+            yield (
+                f"{method.name}: trained for {trained.task_words}, evaluated on video enlarged "
+                f"{plan.degradation.scale} times"
+            )
         if trained.kind != plan.noise.kind:
             yield f"{method.name}: trained for {trained.kind} noise, evaluated on {plan.noise.kind}"
     config = read(method.path)[1].get("config")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from stan.data import degradation as degradations
 from stan.data import noise as noises
 from stan.data import open_clips
 from stan.data.cache import Cache, cached
@@ -25,6 +26,7 @@ from stan.metrics import METRICS
 if TYPE_CHECKING:
     from stan.config import Config
     from stan.data import Clip
+    from stan.data.degradation import Degradation
     from stan.data.noise import Noise
 
 SMALLEST = 8
@@ -51,6 +53,7 @@ class Plan:
         seed: seed of the noise.
         clips: the sequences, in order.
         files: of each sequence, the files that it is decoded from.
+        degradation: what is done to the clean video before the noise.
         noise: kind of noise.
         sigmas: noise levels, 8-bit units, in order.
         methods: what is compared, in order.
@@ -65,6 +68,7 @@ class Plan:
     seed: int
     clips: list[Clip]
     files: dict[str, Sequence[Path]]
+    degradation: Degradation
     noise: Noise
     sigmas: list[float]
     methods: list[Method]
@@ -88,6 +92,7 @@ class Plan:
             seed=self.seed,
             sequences=len(self.clips) if self.config.evaluation.sequences else None,
             downscale=self.config.data.downscale,
+            task=self.degradation.task,
         )
 
     @cached_property
@@ -110,6 +115,7 @@ class Plan:
         return {
             "format": 2,
             "seed": self.seed,
+            "task": [self.degradation.task, self.degradation.settings],
             "noise": [self.noise.kind, self.noise.settings],
             "sigma": float(task.sigma),
             "sequence": task.clip.name,
@@ -162,6 +168,8 @@ class Plan:
             },
             "max_frames": self.max_frames,
             "sigmas": self.sigmas,
+            "task": {"name": self.degradation.task, "settings": self.degradation.settings},
+            "input": f"{self.degradation.word} input",
             "noise": {
                 "kind": noise,
                 "settings": self.noise.settings,
@@ -224,6 +232,7 @@ def make_plan(config: Config) -> Plan:
         seed=protocol.seed if options.seed is None else options.seed,
         clips=clips,
         files=files,
+        degradation=degradations.build(config.task, **config.task_settings),
         noise=noises.build(config.noise.kind, **config.noise.settings),
         sigmas=[float(sigma) for sigma in dict.fromkeys(options.sigmas)],
         methods=methods,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stan.data.degradation import Degradation
 from stan.data.noise import Noise, NumpyRandom
 from stan.registry import protocols as PROTOCOLS
 
@@ -62,13 +63,14 @@ class Protocol:
         seed: int,
         sequences: int | None = None,
         downscale: int = 1,
+        task: str = "denoise",
     ) -> list[str]:
         """What of an evaluation is not as the protocol says, one short phrase each; empty if it can be compared.
 
         Its arguments are called as the attributes; and `sequences`: how many are picked by hand (None: all of
-        the split), `downscale`: the factor that frames are shrunk by.
+        the split), `downscale`: the factor that frames are shrunk by; `task`: what is undone beside noise.
         """
-        found = []
+        found = [] if task == "denoise" else [f"task {task}, not denoise"]
         if self.data is not None and data != self.data:
             found.append(f"data {data}, not {self.data}")
         elif self.data is not None and split != self.split:
@@ -136,6 +138,30 @@ def add_noise(clean: Tensor, noise: Noise, sigma: float, *, sequence: str, seed:
         piece = slice(start, start + _PIECE)
         noisy[piece] = noise(to_float(clean[piece]), sigma, random).cpu()
     return noisy
+
+
+def worsen(
+    clean: Tensor, degradation: Degradation, noise: Noise, sigma: float, *, sequence: str, seed: int = SEED
+) -> Tensor:
+    """What methods get of a sequence: degraded, by numbers of (seed, sequence) alone, then noisy as `add_noise` makes
+    it, then at the size of the clean video again.
+
+    Args:
+        degradation: what is undone beside noise; with that of ``denoise`` this is `add_noise`.
+        clean, noise, sigma, sequence, seed: see `add_noise`.
+
+    Returns:
+        (T, 3, H, W) float32 on the CPU.
+    """
+    degraded = degradation(clean[None], NumpyRandom(seed, sequence, "task"))[0]
+    noisy = add_noise(degraded, noise, sigma, sequence=sequence, seed=seed)
+    if degradation.scale == 1:
+        return noisy
+    size = clean.shape[-2], clean.shape[-1]
+    seen = torch.empty(clean.shape, dtype=torch.float32)
+    for t, frame in enumerate(noisy):
+        seen[t] = degradation.enlarged(frame[None], size)[0]
+    return seen
 
 
 def to_float(frames: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def html(results: Results) -> str:
         gallery=Gallery(results),
         shown=f"{results.sigmas[len(results.sigmas) // 2]:g}",  # the middle level, of which there are pictures
         charts=[_over_sigma(results, metric) for metric in results.metrics("always")],
-        videos=[("noisy", "noisy"), *((f"m|{label}", label) for label in labels), ("clean", "clean")],
+        videos=[("noisy", results.input.partition(" ")[0]), *((f"m|{label}", label) for label in labels), ("clean", "clean")],
         errors=[(f"e|{label}", error.format(label)) for label in labels],
         sequences=[_sequence(results, name) for name in results.names],
     )
@@ -78,7 +78,7 @@ def _over_sigma(results: Results, metric: Metric) -> tuple[str, list[Series], st
 
     drawn = [series(m["name"], style(i), m["name"], metric.name) for i, m in enumerate(results.methods)]
     noisy = [
-        series("noisy input", "noisy", None, name) for name in [f"{metric.name}_noisy"] if name in METRICS
+        series(results.input, "noisy", None, name) for name in [f"{metric.name}_noisy"] if name in METRICS
     ]
     published = [
         Series(f"{method.name} (published)", "published", list(zip(SIGMAS, values)))

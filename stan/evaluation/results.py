@@ -64,6 +64,11 @@ class Results:
         return list(dict.fromkeys(row["sigma"] for row in self.means))
 
     @property
+    def input(self) -> str:
+        """What the methods got is called: "noisy input", "blurred input"."""
+        return str(self.settings["input"])
+
+    @property
     def names(self) -> list[str]:
         """The sequences, in order."""
         return list(dict.fromkeys(row["sequence"] for row in self.sequences))

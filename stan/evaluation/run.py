@@ -42,7 +42,7 @@ def evaluate(config: Config, *, console: Console | None = None) -> Results:
     result, and the first writes it.
 
     Args:
-        config: the configuration; `checkpoint`, `output`, `data`, `noise.kind`, `evaluation` and `trainer`
+        config: the configuration; `checkpoint`, `output`, `data`, `task`, `noise.kind`, `evaluation` and `trainer`
             are used.
         console: where progress and notes go; None: standard error.
 
@@ -224,8 +224,10 @@ class _Work:
         clean = self._clean[1]
         if self._noisy is None or self._noisy[0] != (clip.name, sigma):
             self._noisy = None
-            noise, seed = self.plan.noise, self.plan.seed
-            noisy = protocols.add_noise(clean, noise, sigma, sequence=clip.name, seed=seed)
+            plan = self.plan
+            noisy = protocols.worsen(
+                clean, plan.degradation, plan.noise, sigma, sequence=clip.name, seed=plan.seed
+            )
             self._noisy = ((clip.name, sigma), noisy)
         return clean, self._noisy[1]
 

@@ -60,7 +60,7 @@ def by_level(results: Results) -> Table:
     rows = []
     for i, (method, *cells) in enumerate(zip(results.methods, *columns)):
         rows.append([Cell(method["name"], style=style(i), more=(Cell(_account(method)),)), *cells])
-    rows.append([Cell("noisy input", soft=True), *(_noisy(level[0], metrics) for level in levels)])
+    rows.append([Cell(results.input, soft=True), *(_noisy(level[0], metrics) for level in levels)])
     ruled = frozenset({len(rows)})
     for known, values in comparable(results.settings):
         size = f" · {known.parameters:g} M parameters" if known.parameters else ""
@@ -81,7 +81,9 @@ def all_figures(results: Results, *shown: str) -> Table:
         level = [row for row in results.means if row["sigma"] == sigma]
         for row, cells in zip(level, _cells(level, metrics)):
             rows.append([Cell(f"{sigma:g}"), Cell(row["method"]), *cells])
-    return Table(["sigma", "method", *(m.heading for m in metrics)], rows, frozenset(ruled - {0}))
+    word = results.input.partition(" ")[0]
+    heads = [m.heading.replace("noisy", word) for m in metrics]
+    return Table(["sigma", "method", *heads], rows, frozenset(ruled - {0}))
 
 
 def by_sequence(results: Results, sigma: float) -> Table:
@@ -93,7 +95,7 @@ def by_sequence(results: Results, sigma: float) -> Table:
         noisy = replace(_noisy(level[0], metrics), soft=True)
         rows.append([Cell(name, link=name), Cell(str(level[0]["frames"])), *_stacked(level, metrics), noisy])
     methods = [method["name"] for method in results.methods]
-    return Table([_heading(metrics), "frames", *methods, "noisy input"], rows)
+    return Table([_heading(metrics), "frames", *methods, results.input], rows)
 
 
 def of_sequence(results: Results, name: str, sigma: float) -> Table:
@@ -101,7 +103,7 @@ def of_sequence(results: Results, name: str, sigma: float) -> Table:
     metrics = [metric for metric in results.metrics("always", "tables") if metric.of != "noisy"]
     level = _at(results, name, sigma)
     rows = [[Cell(row["method"]), *cells] for row, cells in zip(level, _cells(level, metrics))]
-    rows.append([Cell("noisy input", soft=True), *(_of_noisy(level[0], metric) for metric in metrics)])
+    rows.append([Cell(results.input, soft=True), *(_of_noisy(level[0], metric) for metric in metrics)])
     return Table(["method", *(m.heading for m in metrics)], rows)
 
 

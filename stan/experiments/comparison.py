@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stan.config import Config, load
-from stan.data import open_clips
+from stan.data import degradation, open_clips
 from stan.data.noise import build as build_noise
 from stan.data.synthetic import write_synthetic
 from stan.errors import ConfigError, nearest
@@ -178,16 +178,15 @@ class Comparison(Experiment):
     def _tried(self, network: VideoDenoiser, name: str) -> list[Row]:
         s = self.settings
         test = s.test(name)
-        noise = build_noise(test.noise, **test.noise_settings)
+        noise, nothing = build_noise(test.noise, **test.noise_settings), degradation.build("denoise")
         rows = []
         for clip in open_clips("davis", self.data_root, "val")[: s.test_sequences or None]:
             last = min(len(clip), (s.test_frames or len(clip)) * test.step)
             clean = _shrunk(clip.read(0, last)[:: test.step], test.downscale, s.test_crop)
             for sigma in s.sigmas:
                 with torch.no_grad():
-                    found = score(
-                        network, ValidationClip(clip.name, clean), sigma, noise, 0, torch.device("cpu")
-                    )
+                    piece = ValidationClip(clip.name, clean)
+                    found = score(network, piece, sigma, noise, nothing, 0, torch.device("cpu"))
                 figures = {"psnr": found.psnr, "ssim": found.ssim, "psnr_noisy": found.psnr_noisy}
                 rows.append({"test": name, "sequence": clip.name, "sigma": sigma, **figures})
         return rows

@@ -14,6 +14,7 @@ from stan.data.frame import Frame
 from stan.data.video import OutputSettings, PicturesClip, VideoClip, beside, open_output, open_source
 from stan.errors import StanError
 from stan.inference.denoise import prepare
+from stan.inference.enlarge import enlarged_frames, enlarged_source, scale_of
 from stan.inference.levels import NoiseLevels, found_if_not_given
 from stan.inference.options import DEFAULTS, Options
 from stan.inference.overlap import Reading, Writing, uninterrupted
@@ -57,6 +58,8 @@ def denoise_file(
 ) -> Result:
     """Denoise ``input`` into ``output``; frame times, colour, turn, pixel shape, sound and depth are kept.
 
+    A network for super-resolution gets the frames enlarged, and the output is as much larger.
+
     Ctrl-C (KeyboardInterrupt) ends the work early: what was done is closed properly and named
     ``NAME.partial.EXT``. After any other exception nothing is left behind.
 
@@ -74,11 +77,13 @@ def denoise_file(
     """
     began = time.monotonic()
     source, options, levels = _begin(model, input, options)
-    writer = open_output(output, source, settings)
+    scale = scale_of(model)
+    target = enlarged_source(source, scale)
+    writer = open_output(output, target, settings)
     for line in writer.notes:
         options.tell(line)
     network = denoiser(model, options, len(source), ahead=2)
-    room = int(_AHEAD_BYTES / (12 * source.properties.height * source.properties.width))
+    room = int(_AHEAD_BYTES / (12 * target.properties.height * target.properties.width))
     room = min(max(room, 2), 32)
     interrupted = False
     writing: Writing[Any] = Writing(writer.write, room)
@@ -92,7 +97,8 @@ def denoise_file(
                     writing.put(item)  # past the network, straight to the writer
 
         try:
-            with Reading(prepare(read(), levels, options), room) as reading:
+            ready = enlarged_frames(prepare(read(), levels, options), scale)
+            with Reading(ready, room) as reading:
                 for frame in network(reading):
                     writing.put(_to_write(frame, source, settings))
         except KeyboardInterrupt:
@@ -139,7 +145,8 @@ def preview_file(
         options.tell(f"the preview is PNG pictures: it does not show {', '.join(unused)} of the result")
     settings = OutputSettings(overwrite=settings.overwrite, compare=True)
     folder = preview_folder(Path(output))
-    writer = open_output(f"{folder}/", source, settings)
+    scale = scale_of(model)
+    writer = open_output(f"{folder}/", enlarged_source(source, scale), settings)
     count = min(count, len(source))
     reach = max(1, model.temporal_reach)
     with _discarding(writer):
@@ -147,7 +154,8 @@ def preview_file(
             number = (2 * k + 1) * len(source) // (2 * count)
             first, stop = max(0, number - reach), min(len(source), number + reach + 1)
             lead = max(0, first - _LEAD)
-            window = list(prepare(source.frames(lead, stop), levels, options))[first - lead :]
+            ready = enlarged_frames(prepare(source.frames(lead, stop), levels, options), scale)
+            window = list(ready)[first - lead :]
             network = denoiser(model, replace(options, progress=None), len(window))
             frame = list(network(window))[number - first]
             writer.write(_to_write(replace(frame, name=f"{number:05d}"), source, settings))

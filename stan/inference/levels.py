@@ -101,9 +101,17 @@ class NoiseLevels:
 
 
 def found_if_not_given(model: VideoDenoiser, options: Options) -> Options:
-    """The options with ``"auto"`` for a model that needs a noise level and is given none, which is told."""
+    """The options with ``"auto"`` for a model that needs a noise level and is given none, which is told.
+
+    A model that undoes something else beside one level of noise is given that level: what is left of a blurred or
+    compressed video's noise says little about it.
+    """
     if model.blind or options.sigma is not None:
         return options
+    trained = model.trained
+    if trained is not None and trained.task != "denoise" and trained.low == trained.high:
+        options.tell(f"no sigma given: {trained.levels}, which the network was trained for ({trained.task})")
+        return replace(options, sigma=trained.low)
     options.tell("no sigma given: the noise level is estimated frame by frame (--sigma auto)")
     return replace(options, sigma="auto")
 

@@ -24,6 +24,7 @@ from stan.inference.chunks import stack_sigma
 from stan.inference.clip import ClipRunner, needs_flow
 from stan.inference.denoise import prepare
 from stan.inference.files import Result
+from stan.inference.enlarge import scale_of
 from stan.inference.levels import NoiseLevels, found_if_not_given, warn_untrained
 from stan.inference.options import DEFAULTS, Options
 from stan.inference.overlap import Reading, Writing
@@ -164,6 +165,11 @@ def denoise_stream(
         BrokenPipeError: whoever reads the output has gone.
     """
     began = time.monotonic()
+    if scale_of(model) > 1:
+        raise StanError(
+            f"a stream keeps the size of its frames, and this network makes them {scale_of(model)} times larger: "
+            "give it a file or a folder of pictures"
+        )
     network = stream_denoiser(model, options)
     options = found_if_not_given(model, options)
     levels = NoiseLevels(model, options)

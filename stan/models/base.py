@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -22,11 +22,17 @@ class Trained:
         kind: kind of noise ("gaussian", ...).
         sigma: lowest and highest noise level seen, 8-bit units.
         steps: optimiser steps.
+        task: what it undoes beside the noise; "denoise": nothing.
+        task_settings: how strong that was.
+        scale: the video it restores was enlarged by this factor first.
     """
 
     kind: str
     sigma: tuple[float, float]
     steps: int
+    task: str = "denoise"
+    task_settings: dict[str, Any] = field(default_factory=dict)
+    scale: int = 1
 
     @property
     def low(self) -> float:
@@ -43,9 +49,18 @@ class Trained:
         """The noise levels in words: "30", or "0 to 55"."""
         return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
 
+    @property
+    def task_words(self) -> str:
+        """The task with its settings in words: "deblur (blur 0.8..2.4)"."""
+        inner = ", ".join(f"{key} {value}" for key, value in self.task_settings.items())
+        return f"{self.task} ({inner})" if inner else self.task
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for a checkpoint."""
-        return {"kind": self.kind, "sigma": [float(s) for s in self.sigma], "steps": int(self.steps)}
+        record = {"kind": self.kind, "sigma": [float(s) for s in self.sigma], "steps": int(self.steps)}
+        if self.task != "denoise":
+            record |= {"task": self.task, "task_settings": self.task_settings, "scale": self.scale}
+        return record
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Trained:
@@ -59,7 +74,17 @@ class Trained:
             raise ValueError(
                 f"trained for sigma {low:g} to {high:g}, which is no range in 8-bit units [0, 255]"
             )
-        return cls(kind=str(record["kind"]), sigma=(low, high), steps=int(record["steps"]))
+        scale = int(record.get("scale", 1))
+        if not 1 <= scale <= 16:
+            raise ValueError(f"trained for video enlarged {scale} times, which is no factor from 1 to 16")
+        return cls(
+            kind=str(record["kind"]),
+            sigma=(low, high),
+            steps=int(record["steps"]),
+            task=str(record.get("task", "denoise")),
+            task_settings=dict(record.get("task_settings", {})),
+            scale=scale,
+        )
 
 
 class AttentionMap(NamedTuple):

@@ -16,6 +16,7 @@ from rich.progress import track
 
 from stan import models
 from stan.config import Config, ModelConfig
+from stan.data import degradation
 from stan.data.noise import build as build_noise
 from stan.data.noise import parse_sigma
 from stan.device import choose
@@ -111,6 +112,7 @@ def validate(network: VideoDenoiser, config: Config, sigmas: list[float]) -> dic
     """Mean PSNR over the validation clips, sigma -> (noisy, denoised) in dB."""
     device = choose(config.trainer.accelerator)
     noise = build_noise(config.noise.kind, **config.noise.settings)
+    worse = degradation.build(config.task, **config.task_settings)
     clips = open_validation_clips(config)
     network = network.to(device).eval()
     results: dict[float, tuple[float, float]] = {}
@@ -123,7 +125,7 @@ def validate(network: VideoDenoiser, config: Config, sigmas: list[float]) -> dic
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     ):
-        result = score(network, clips[index], sigma, noise, config.seed, device)
+        result = score(network, clips[index], sigma, noise, worse, config.seed, device)
         sums[sigma][0] += result.psnr_noisy
         sums[sigma][1] += result.psnr
     for sigma, (noisy, denoised) in sums.items():
@@ -173,7 +175,7 @@ def optimizer_state(path: Path) -> dict[str, Any]:
 
 
 def replay_of(checkpoint: str, config: Config) -> Replay | None:
-    """The noise of the checkpoint's own training, for a share of ``finetune.replay`` of the clips.
+    """What the checkpoint's own training undid, for a share of ``finetune.replay`` of the clips.
 
     Raises:
         CheckpointError: when the checkpoint does not say what it was trained for.
@@ -181,13 +183,15 @@ def replay_of(checkpoint: str, config: Config) -> Replay | None:
     if not config.finetune.replay:
         return None
     _, record = read(checkpoint)
-    noise = (record.get("config") or {}).get("noise")
+    before = record.get("config") or {}
+    noise = before.get("noise")
     if not noise:
         raise CheckpointError(
             f"{checkpoint} does not say which noise it was trained for: set finetune.replay=0"
         )
     earlier = build_noise(noise["kind"], **(noise.get("settings") or {}))
-    return Replay(config.finetune.replay, earlier, parse_sigma(noise["sigma"]))
+    worse = degradation.build(before.get("task") or "denoise", **(before.get("task_settings") or {}))
+    return Replay(config.finetune.replay, worse, earlier, parse_sigma(noise["sigma"]))
 
 
 def _model_config(network: VideoDenoiser) -> ModelConfig:

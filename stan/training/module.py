@@ -1,4 +1,4 @@
-"""The Lightning module: adds noise, runs the network, minimises the loss, keeps NaN out of the weights."""
+"""The Lightning module: degrades clean clips, runs the network, minimises the loss, keeps NaN out of the weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from stan import losses
 from stan.config import Config, to_dict
+from stan.data import degradation
+from stan.data.degradation import Degradation
 from stan.data.noise import Noise, PerClip, SigmaRange, TorchRandom, build, entropy, parse_sigma
 from stan.models import Trained, VideoDenoiser
 from stan.models.checkpoint import describe
@@ -22,17 +24,18 @@ from stan.training.schedule import learning_rate_factor
 
 @dataclass(frozen=True)
 class Replay:
-    """The noise of an earlier training, given to a share of the clips so that it is not forgotten."""
+    """What an earlier training undid, given to a share of the clips so that it is not forgotten."""
 
     share: float
+    degradation: Degradation
     noise: Noise
     sigmas: SigmaRange
 
 
 class DenoisingModule(pl.LightningModule):
-    """Trains a :class:`~stan.models.VideoDenoiser` on clean clips to which it adds noise itself.
+    """Trains a :class:`~stan.models.VideoDenoiser` on clean clips that it degrades itself.
 
-    The noise of a clip is a function of (seed, number of the clip), so that a resumed run continues exactly as an
+    The degradation and noise of a clip are a function of (seed, number of the clip), so that a resumed run continues exactly as an
     uninterrupted one and several processes see what one process with all their clips would. What layers draw
     (stochastic depth) is a function of (seed, step, rank).
 
@@ -59,6 +62,7 @@ class DenoisingModule(pl.LightningModule):
         self.model = model
         self.ema = moving_average(model, config.ema.decay) if config.ema.decay > 0 else None
         self.loss = losses.build(config.loss.name, **config.loss.given)
+        self.degradation = degradation.build(config.task, **config.task_settings)
         self.noise = build(config.noise.kind, **config.noise.settings)
         self.sigmas = parse_sigma(config.noise.sigma)
         self.validation_sigmas = validation_sigmas(config, self.sigmas.low, self.sigmas.high)
@@ -107,9 +111,9 @@ class DenoisingModule(pl.LightningModule):
         clean = batch.float() / 255
         random = self._random(len(clean))
         sigma = self.sigmas.draw(random, len(clean))  # (B,)
-        noisy = self.noise(clean, sigma, random)
+        noisy = self.degradation.worsened(batch, self.noise, sigma, random)
         if self.replay is not None:
-            noisy, sigma = self._replayed(self.replay, clean, noisy, sigma, random.fresh("replay"))
+            noisy, sigma = self._replayed(self.replay, batch, noisy, sigma, random.fresh("replay"))
         *early, denoised = self.model.estimates(noisy, sigma=None if self.model.blind else sigma)
         loss = self.loss(denoised.float(), clean)
         for estimate in early:
@@ -168,7 +172,12 @@ class DenoisingModule(pl.LightningModule):
         """Add what makes the checkpoint usable on its own: the weights to use, architecture and settings."""
         network = self.best_network
         network.trained = Trained(
-            self.config.noise.kind, (self.sigmas.low, self.sigmas.high), self.global_step
+            self.config.noise.kind,
+            (self.sigmas.low, self.sigmas.high),
+            self.global_step,
+            self.degradation.task,
+            self.degradation.settings,
+            self.degradation.scale,
         )
         checkpoint["weights"] = network.state_dict()
         checkpoint["stan"] = describe(network, config=to_dict(self.config)) | {"starts": self.starts}
@@ -230,7 +239,7 @@ class DenoisingModule(pl.LightningModule):
         """Give some of the clips their noise and level from the earlier training."""
         back = random.uniform((len(clean),)) < replay.share
         level = replay.sigmas.draw(random, len(clean))
-        earlier = replay.noise(clean, level, random)
+        earlier = replay.degradation.worsened(clean, replay.noise, level, random)
         return torch.where(back[:, None, None, None, None], earlier, noisy), torch.where(back, level, sigma)
 
 

@@ -118,12 +118,14 @@ def header(config: Config, network: VideoDenoiser, start: Start, device: torch.d
     clips = [clip for part in open_training_parts(config) for clip in part.clips]
     count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     threads = f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else ""
+    settings = "".join(f" {key}={value}" for key, value in config.task_settings.items())
+    task = "" if config.task == "denoise" else f"task {config.task}{settings}, "
     batch = data.batch_size * options.accumulate * devices * options.nodes
     lines = [
         f"{network.name}, {count:,} parameters, on {devices * options.nodes} x {device.type}{threads}, "
         f"{options.precision}, operator {backend.in_use(torch.device(device.type))}",
         f"{len(clips)} sequences, {sum(map(len, clips))} frames; a step: {batch} clips of "
-        f"{data.frames}x{data.crop}x{data.crop}, noise {config.noise.kind} {config.noise.sigma}",
+        f"{data.frames}x{data.crop}x{data.crop}, {task}noise {config.noise.kind} {config.noise.sigma}",
     ]
     if start.path is None:
         lines.append(f"steps 1 to {options.max_steps} -> {config.output}")

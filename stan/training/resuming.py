@@ -23,6 +23,8 @@ RESUMED = {
     "checkpoint": TOLD,
     "resume": APPLIED,
     "logger": APPLIED,
+    "task": TOLD,
+    "task_settings": TOLD,
     "model": REFUSED,
     "data": TOLD,
     "data.workers": APPLIED,
@@ -48,6 +50,7 @@ it cannot change."""
 
 VALIDATED = (
     "seed", "data.kind", "data.root", "data.validation_split", "data.validation_root", "data.downscale", "noise",
+    "task", "task_settings",
     "validation.sigmas", "validation.frames", "validation.crop", "validation.sequences",
 )  # fmt: skip
 """Keys whose change makes validations another measure: the best so far is not compared with what follows."""

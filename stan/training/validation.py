@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from stan.config import Config
 from stan.data.cache import cached
 from stan.data.clips import Clip
+from stan.data.degradation import Degradation
 from stan.data.noise import Noise, NumpyRandom
 from stan.data.sources import open_clips
 from stan.metrics import psnr, ssim
@@ -78,20 +79,28 @@ class Score(NamedTuple):
 
 @torch.no_grad()
 def score(
-    model: VideoDenoiser, clip: ValidationClip, sigma: float, noise: Noise, seed: int, device: torch.device
+    model: VideoDenoiser,
+    clip: ValidationClip,
+    sigma: float,
+    noise: Noise,
+    degradation: Degradation,
+    seed: int,
+    device: torch.device,
 ) -> Score:
-    """Denoise a clip whose noise is a pure function of (seed, name, sigma).
+    """Restore a clip whose degradation and noise are a pure function of (seed, name, sigma).
 
     Args:
         model: a network in eval mode on ``device``.
         clip: clean frames.
         sigma: noise level, 8-bit units.
         noise: the kind of noise.
+        degradation: what is done to the clip before.
         seed: first part of the noise key.
         device: where the network runs.
     """
     clean = clip.clean.float() / 255
-    noisy = noise(clean, sigma, NumpyRandom(seed, "validation", clip.name, float(sigma)))
+    random = NumpyRandom(seed, "validation", clip.name, float(sigma))
+    noisy = degradation.worsened(clip.clean[None], noise, sigma, random)[0]
     denoised = model(noisy[None].to(device), sigma=None if model.blind else sigma)[0]
     denoised = denoised.float().clamp(0, 1).cpu()
     return Score(
@@ -159,7 +168,15 @@ class Validation(Callback):
             for place, index in enumerate(mine):
                 clip = self._clips[index]
                 for sigma in module.validation_sigmas:
-                    found = score(network, clip, sigma, module.noise, module.config.seed, module.device)
+                    found = score(
+                        network,
+                        clip,
+                        sigma,
+                        module.noise,
+                        module.degradation,
+                        module.config.seed,
+                        module.device,
+                    )
                     sums += torch.tensor([found.psnr, found.ssim, found.psnr_noisy, 1.0], dtype=sums.dtype)
                     if place < self.SHOWN_CLIPS:
                         shown.append((clip, sigma, found))

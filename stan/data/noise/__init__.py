@@ -10,7 +10,7 @@ from __future__ import annotations
 from stan.data.noise.footage import Footage as Footage
 from stan.data.noise.kinds import Noise, build, names
 from stan.data.noise.random import Key, NumpyRandom, PerClip, Random, TorchRandom, entropy
-from stan.data.noise.sigma import SigmaRange, parse_sigma
+from stan.data.noise.sigma import SigmaRange, parse_levels, parse_sigma
 
 __all__ = [
     "Key",
@@ -23,5 +23,6 @@ __all__ = [
     "build",
     "entropy",
     "names",
+    "parse_levels",
     "parse_sigma",
 ]

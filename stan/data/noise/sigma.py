@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -15,7 +16,6 @@ from stan.errors import ConfigError
 _NUMBER = r"\d+(?:\.\d*)?|\.\d+"
 _RANGE = re.compile(rf"\s*({_NUMBER})\s*\.\.\s*({_NUMBER})\s*")
 _LOOKS_LIKE_RANGE = re.compile(rf"\s*({_NUMBER})\s*(?:-|:|,|to|\.\.\.)\s*({_NUMBER})\s*")
-_WAY_OUT = "write a number (30), a list ([10, 30, 50]) or a range (0..50), in 8-bit units from 0 to 255"
 
 
 @dataclass(frozen=True)
@@ -67,41 +67,80 @@ def parse_sigma(value: float | str | Sequence[float | str] | SigmaRange) -> Sigm
     Raises:
         ConfigError: not one of these, out of [0, 255], or a range whose ends are the wrong way round.
     """
-    if isinstance(value, SigmaRange):
-        return value
-    if isinstance(value, str):
-        return _parse_text(value)
-    if isinstance(value, Sequence):
-        if not value:
-            raise ConfigError(f"noise.sigma is an empty list: {_WAY_OUT}")
-        levels = tuple(_level(item, value) for item in value)
-        return SigmaRange(min(levels), max(levels), levels)
-    level = _level(value, value)
-    return SigmaRange(level, level, (level,))
+    return value if isinstance(value, SigmaRange) else _SIGMA.parse(value)
 
 
-def _parse_text(text: str) -> SigmaRange:
-    if match := _RANGE.fullmatch(text):
-        low, high = (_level(end, text) for end in match.groups())
-        if low > high:
-            raise ConfigError(f"noise.sigma={text!r} runs from high to low: write {high:g}..{low:g}")
-        return SigmaRange(low, high, (low,) if low == high else None)
-    if match := _LOOKS_LIKE_RANGE.fullmatch(text):
-        raise ConfigError(f"noise.sigma={text!r} is not understood: write {match[1]}..{match[2]} for a range")
-    stripped = text.strip()
-    if stripped.startswith("[") and stripped.endswith("]"):
-        return parse_sigma([item for item in stripped[1:-1].split(",") if item.strip()])
-    level = _level(text, text)
-    return SigmaRange(level, level, (level,))
+def parse_levels(value: Any, name: str, low: float, high: float, unit: str = "") -> SigmaRange:
+    """Read the levels of anything else that is drawn for each clip, written as those of noise are.
+
+    Args:
+        value: as for `parse_sigma`.
+        name: what messages call it.
+        low, high: least and greatest level.
+        unit: words for the unit of the levels, for messages.
+
+    Raises:
+        ConfigError: as `parse_sigma`.
+    """
+    return _Notation(name, low, high, unit).parse(value)
 
 
-def _level(item: object, whole: object) -> float:
-    if isinstance(item, bool) or not isinstance(item, (int, float, str)):
-        raise ConfigError(f"noise.sigma={whole!r} is not understood: {_WAY_OUT}")
-    try:
-        level = float(item)
-    except ValueError:
-        raise ConfigError(f"noise.sigma={whole!r} is not understood: {_WAY_OUT}") from None
-    if not (math.isfinite(level) and 0 <= level <= 255):
-        raise ConfigError(f"noise.sigma={whole!r} is out of range: levels are in 8-bit units from 0 to 255")
-    return level
+@dataclass(frozen=True)
+class _Notation:
+    """How levels of one sort are written: their name, bounds and unit."""
+
+    name: str
+    low: float
+    high: float
+    unit: str
+
+    def parse(self, value: Any) -> SigmaRange:
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, Sequence):
+            if not value:
+                raise ConfigError(f"{self.name} is an empty list: {self._way_out}")
+            levels = tuple(self._level(item, value) for item in value)
+            return SigmaRange(min(levels), max(levels), levels)
+        level = self._level(value, value)
+        return SigmaRange(level, level, (level,))
+
+    @property
+    def _way_out(self) -> str:
+        unit = f", {self.unit} from" if self.unit else ", from"
+        return (
+            f"write a number (30), a list ([10, 30, 50]) or a range (0..50){unit} {self.low:g} to {self.high:g}"
+        )
+
+    def _text(self, text: str) -> SigmaRange:
+        if match := _RANGE.fullmatch(text):
+            low, high = (self._level(end, text) for end in match.groups())
+            if low > high:
+                raise ConfigError(f"{self.name}={text!r} runs from high to low: write {high:g}..{low:g}")
+            return SigmaRange(low, high, (low,) if low == high else None)
+        if match := _LOOKS_LIKE_RANGE.fullmatch(text):
+            raise ConfigError(
+                f"{self.name}={text!r} is not understood: write {match[1]}..{match[2]} for a range"
+            )
+        stripped = text.strip()
+        if stripped.startswith("[") and stripped.endswith("]"):
+            return self.parse([item for item in stripped[1:-1].split(",") if item.strip()])
+        level = self._level(text, text)
+        return SigmaRange(level, level, (level,))
+
+    def _level(self, item: object, whole: object) -> float:
+        if isinstance(item, bool) or not isinstance(item, (int, float, str)):
+            raise ConfigError(f"{self.name}={whole!r} is not understood: {self._way_out}")
+        try:
+            level = float(item)
+        except ValueError:
+            raise ConfigError(f"{self.name}={whole!r} is not understood: {self._way_out}") from None
+        if not (math.isfinite(level) and self.low <= level <= self.high):
+            unit = f"{self.unit} " if self.unit else ""
+            raise ConfigError(
+                f"{self.name}={whole!r} is out of range: levels are {unit}from {self.low:g} to {self.high:g}"
+            )
+        return level
+
+
+_SIGMA = _Notation("noise.sigma", 0, 255, "in 8-bit units")

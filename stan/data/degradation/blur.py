@@ -1,0 +1,64 @@
+"""Gaussian blur."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from stan.data.degradation.base import Degradation, levels_of, levels_within
+from stan.data.noise.random import Random
+from stan.reflection import reflect
+from stan.registry import tasks
+
+LEAST, MOST = 0.1, 10.0
+
+
+@tasks.register("deblur")
+class Deblur(Degradation):
+    """Gaussian blur within each frame, the same in all frames of a clip; mirrored at the border, rounded to 8 bits.
+
+    Args:
+        blur: standard deviation of the Gaussian, pixels.
+    """
+
+    word = "blurred"
+
+    def __init__(self, *, blur: Annotated[Any, levels_within(LEAST, MOST)] = "0.8..2.4") -> None:
+        super().__init__(blur=blur)
+        self.levels = levels_of(blur, LEAST, MOST)
+
+    def _degrade(self, clean: Tensor, random: Random) -> Tensor:
+        blurs = self.levels.draw(random, len(clean)).tolist()
+        return torch.stack([blurred(clip, blur) for clip, blur in zip(clean, blurs)])
+
+
+def blurred(frames: Tensor, blur: float) -> Tensor:
+    """Frames `(T, 3, H, W)` uint8, blurred with a Gaussian of standard deviation `blur` pixels.
+
+    Sums go in a fixed order instead of by a convolution, whose order depends on the machine.
+    """
+    taps = gaussian_taps(blur)
+    reach = len(taps) // 2
+    out = torch.empty_like(frames)
+    for t, frame in enumerate(frames):  # (3, H, W)
+        x = frame.float()
+        for dim in (1, 2):
+            side = x.shape[dim]
+            index = torch.tensor(reflect(range(-reach, side + reach), side), device=x.device)
+            wide = x.index_select(dim, index)
+            x = wide.narrow(dim, 0, side) * taps[0]
+            for i, tap in enumerate(taps[1:], 1):
+                x = x + wide.narrow(dim, i, side) * tap
+        out[t] = x.round().clamp(0, 255).to(torch.uint8)
+    return out
+
+
+def gaussian_taps(blur: float) -> list[float]:
+    """Taps of a Gaussian, cut at 4 standard deviations, that sum to one; rounded to 12 digits, beyond which C
+    libraries may differ."""
+    reach = math.ceil(4 * blur)
+    taps = [math.exp(-0.5 * (i / blur) ** 2) for i in range(-reach, reach + 1)]
+    return [round(tap / math.fsum(taps), 12) for tap in taps]
