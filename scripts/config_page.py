@@ -56,6 +56,7 @@ TABLES = (
     ("alignments", "`model.settings.attention`"),
     ("aggregations", "`model.settings.aggregation`"),
     ("layouts", "`data.kind`"),
+    ("tasks", "`task`"),
     ("noises", "`noise.kind`"),
     ("losses", "`loss.name`"),
     ("protocols", "`evaluation.protocol`"),

@@ -50,7 +50,11 @@ def html(results: Results) -> str:
         gallery=Gallery(results),
         shown=f"{results.sigmas[len(results.sigmas) // 2]:g}",  # the middle level, of which there are pictures
         charts=[_over_sigma(results, metric) for metric in results.metrics("always")],
-        videos=[("noisy", results.input.partition(" ")[0]), *((f"m|{label}", label) for label in labels), ("clean", "clean")],
+        videos=[
+            ("noisy", results.input.partition(" ")[0]),
+            *((f"m|{label}", label) for label in labels),
+            ("clean", "clean"),
+        ],
         errors=[(f"e|{label}", error.format(label)) for label in labels],
         sequences=[_sequence(results, name) for name in results.names],
     )

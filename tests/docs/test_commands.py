@@ -58,7 +58,7 @@ QUICK = {  # words laid over a command to make it quick
 }  # fmt: skip
 SYNTHETIC = ["--size", "64x48", "--frames", "3", "--train", "1", "--val", "1"]
 CHECKPOINTS = ("model.ckpt", "FILE", "a.ckpt", "b.ckpt", "runs/demo/train/last.ckpt", "runs/demo/finetune/last.ckpt",
-               "runs/davis_tiny/best.ckpt", "runs/davis_small/last.ckpt")  # fmt: skip
+               "runs/davis_tiny/best.ckpt", "runs/davis_small/last.ckpt", "runs/deblur/last.ckpt")  # fmt: skip
 
 
 def runs_here(command: Command) -> bool:
@@ -203,6 +203,7 @@ PYTHON: dict[str, Callable[[], dict[str, object]]] = {  # what the Python of a p
     "two_pass.md": dict,
     "denoise.md": dict,
     "data.md": dict,
+    "tasks.md": lambda: {"small": video()},
     "inference.md": lambda: {"noisy": video(), "frames": iter(video())},
 }  # operator.md: tests/ops/test_docs.py; extending.md: tests/extending
 

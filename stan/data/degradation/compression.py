@@ -86,7 +86,8 @@ def h264(frames: Tensor, crf: int) -> Tensor:
     writer.height, writer.width = video.shape[-2:]
     writer.pix_fmt, writer.time_base, writer.framerate = "yuv420p", Fraction(1, 25), Fraction(25)
     writer.thread_count = 1
-    writer.options = {"crf": str(crf), "threads": "1"}
+    # else x264 weighs blocks by code that differs in the last bit from one processor, even one address, to the next
+    writer.options = {"crf": str(crf), "threads": "1", "x264-params": "cpu-independent=1"}
     reader = av.VideoCodecContext.create("h264", "r")
     reader.thread_count = 1
     packets = []

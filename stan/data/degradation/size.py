@@ -10,17 +10,19 @@ def shrink(video: Tensor, scale: int) -> Tensor:
     """Float frames `(..., C, H, W)` with sides `scale` times smaller, rounded up: the last pixels are repeated."""
     height, width = video.shape[-2:]
     frames = F.pad(_frames(video), (0, -width % scale, 0, -height % scale), mode="replicate")
-    return _resized(frames, -(-height // scale), -(-width // scale)).unflatten(0, video.shape[:-3])
+    small = _resized(frames, -(-height // scale), -(-width // scale))
+    return small.reshape(*video.shape[:-2], *small.shape[-2:])
 
 
 def enlarge(video: Tensor, scale: int) -> Tensor:
     """Float frames `(..., C, H, W)` with sides `scale` times larger."""
     height, width = video.shape[-2:]
-    return _resized(_frames(video), height * scale, width * scale).unflatten(0, video.shape[:-3])
+    large = _resized(_frames(video), height * scale, width * scale)
+    return large.reshape(*video.shape[:-2], *large.shape[-2:])
 
 
 def _frames(video: Tensor) -> Tensor:
-    return video.flatten(0, -4)  # (N, C, H, W)
+    return video.reshape(-1, *video.shape[-3:])  # (N, C, H, W)
 
 
 def _resized(frames: Tensor, height: int, width: int) -> Tensor:

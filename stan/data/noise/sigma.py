@@ -108,9 +108,7 @@ class _Notation:
     @property
     def _way_out(self) -> str:
         unit = f", {self.unit} from" if self.unit else ", from"
-        return (
-            f"write a number (30), a list ([10, 30, 50]) or a range (0..50){unit} {self.low:g} to {self.high:g}"
-        )
+        return f"write a number (30), a list ([10, 30, 50]) or a range (0..50){unit} {self.low:g} to {self.high:g}"
 
     def _text(self, text: str) -> SigmaRange:
         if match := _RANGE.fullmatch(text):
