@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from stan.data.degradation.size import enlarge
 from stan.data.frame import Frame
-from stan.data.video import PicturesClip, VideoClip
 
 if TYPE_CHECKING:
+    from stan.data.video import PicturesClip, VideoClip
     from stan.models import VideoDenoiser
 
-Source = TypeVar("Source", VideoClip, PicturesClip)
+    Source = VideoClip | PicturesClip
 
 
 def scale_of(model: VideoDenoiser) -> int:

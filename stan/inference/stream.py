@@ -23,8 +23,8 @@ from stan.flow import FlowPair
 from stan.inference.chunks import stack_sigma
 from stan.inference.clip import ClipRunner, needs_flow
 from stan.inference.denoise import prepare
-from stan.inference.files import Result
 from stan.inference.enlarge import scale_of
+from stan.inference.files import Result
 from stan.inference.levels import NoiseLevels, found_if_not_given, warn_untrained
 from stan.inference.options import DEFAULTS, Options
 from stan.inference.overlap import Reading, Writing

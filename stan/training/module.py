@@ -35,9 +35,9 @@ class Replay:
 class DenoisingModule(pl.LightningModule):
     """Trains a :class:`~stan.models.VideoDenoiser` on clean clips that it degrades itself.
 
-    The degradation and noise of a clip are a function of (seed, number of the clip), so that a resumed run continues exactly as an
-    uninterrupted one and several processes see what one process with all their clips would. What layers draw
-    (stochastic depth) is a function of (seed, step, rank).
+    The degradation and noise of a clip are a function of (seed, number of the clip), so that a resumed run continues
+    exactly as an uninterrupted one and several processes see what one process with all their clips would. What
+    layers draw (stochastic depth) is a function of (seed, step, rank).
 
     A step whose loss or gradient is not finite changes nothing, on any process: `skipped` says so.
 

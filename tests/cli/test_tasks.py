@@ -123,7 +123,7 @@ def test_evaluation_is_what_it_says(
     assert results["settings"]["task"] == {"name": task, "settings": SETTINGS[task]}
     report = (tmp_path / "report.md").read_text()
     assert f"{WORD[task]} input" in report
-    assert "noisy input" not in report
+    assert "| noisy input" not in report
     (clip,) = open_clips("davis", davis_root, "val")
     clean, made = clip.read(), degradation.build(task, **SETTINGS[task])
     degraded = made(clean[None], NumpyRandom(2309, clip.name, "task"))[0]
@@ -211,8 +211,13 @@ def test_super_resolution_makes_a_video_larger(
     here("denoise", clip, output, "--checkpoint", checkpoint, "--lossless", "--device", "cpu")
     streams = probe(output)["streams"]
     assert [(s.get("width"), s.get("height")) for s in streams] == [(120, 72), (None, None)]
-    small, large = (list(open_source(place).frames()) for place in (clip, output))
-    assert [frame.pts for frame in small] == [frame.pts for frame in large]
+    sources = [open_source(place) for place in (clip, output)]
+    small, large = (list(source.frames()) for source in sources)
+    times = [
+        [float((f.pts - fs[0].pts) * s.properties.time_base) for f in fs]
+        for s, fs in zip(sources, (small, large))
+    ]
+    assert times[1] == pytest.approx(times[0], abs=0.001)
     made = degradation.build("super_resolution", factor=3)
     for before, after in zip(small, large):
         expected = made.enlarged(before.rgb[None], (72, 120))[0]
@@ -229,8 +234,7 @@ def test_super_resolution_makes_a_video_larger(
 def test_a_stream_cannot_be_made_larger(here: Callable, identity: Callable) -> None:
     line = ["denoise", "-", "-", "--stream", "--checkpoint", identity("super_resolution", 2)]
     said = here(*line, code=2).stderr.strip()
-    assert "2 times larger" in said
-    assert len(said.splitlines()) == 1
+    assert "2 times larger" in said.splitlines()[-1]
 
 
 def test_without_a_level_the_trained_one_is_taken(

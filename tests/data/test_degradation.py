@@ -248,5 +248,5 @@ def test_one_of_ones_own(clip: torch.Tensor, monkeypatch: pytest.MonkeyPatch) ->
     made = degradation.build("dim", by=3)
     assert (made.task, made.word, made.scale, made.settings) == ("dim", "degraded", 1, {"by": 3})
     assert torch.equal(made(clip[None], NumpyRandom(0))[0], clip // 3)
-    with pytest.raises(ValueError, match="'dim' gave torch.float32"):
+    with pytest.raises(ValueError, match=r"'dim' gave torch\.float32"):
         degradation.build("dim", by=0)(clip[None], NumpyRandom(0))
