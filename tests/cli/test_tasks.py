@@ -145,10 +145,10 @@ def test_another_task_than_the_checkpoints_is_noted(
         f"output={tmp_path}", "trainer.accelerator=cpu", "evaluation.sigmas=0", "evaluation.max_frames=2",
     ]  # fmt: skip
     blurred, larger = (trained(task) / "last.ckpt" for task in ("deblur", "super_resolution"))
-    said = here(*words, f"checkpoint={blurred}").stderr.replace("\n", " ")
+    said = " ".join(here(*words, f"checkpoint={blurred}").stderr.split())
     assert "trained for task deblur (blur 0.8..2.4), evaluated on denoise; say task=deblur" in said
     more = ["task=super_resolution", "task_settings.factor=4"]
-    said = here(*words, f"checkpoint={larger}", *more).stderr.replace("\n", " ")
+    said = " ".join(here(*words, f"checkpoint={larger}", *more).stderr.split())
     assert "trained for super_resolution (factor 2), evaluated on video enlarged 4 times" in said
 
 
