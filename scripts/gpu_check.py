@@ -1,4 +1,4 @@
-"""The work behind gpu_check.sh: build, tests, memory checker, benchmark, each with its share of the time.
+"""The work behind gpu_check.sh: build, tests, memory checker, benchmarks, each with its share of the time.
 
 Every step writes its whole output to a log; only the table at the end is printed. Steps that time leaves no
 room for are named as not run.
@@ -7,6 +7,7 @@ room for are named as not run.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -22,6 +23,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ENOUGH_MEMORY_CHECKS = (
     "tiled_search_equals_reference and roomy or search_backward_in_half or test_refine and dtype0 "
     "or test_gather_of_patches or wild_features or test_search_flow and dtype0"
+)
+TRAINING_NEEDS = (
+    "pytorch_lightning",
+    "omegaconf",
+    "rich",
+    "safetensors",
+    "cv2",
+    "av",
+    "torchvision",
+    "skimage",
 )
 ROWS = ("480p", "480p smooth", "480p bf16", "480p dot", "goal")
 
@@ -106,20 +117,22 @@ def main() -> int:
         return 2
     out = args.out or Path(os.environ["OUT"] if os.environ.get("OUT") else ROOT / "runs" / "gpu_check")
     run = Run(out, args.minutes)
-    bench = out / "bench.json"
+    bench, training = out / "bench.json", out / "training.json"
     if args.rehearse:
-        _rehearsal(run, bench)
+        _rehearsal(run, bench, training)
     else:
-        _checks(run, bench, args.rival)
+        _checks(run, bench, training, args.rival)
     print(_headline(torch, args.rehearse))
     print(_table(run.steps))
     if bench.exists():
         print(_figures(json.loads(bench.read_text())))
+    if training.exists():
+        print(_training_figures(json.loads(training.read_text())))
     print(f"logs and figures: {out}")
     return 0 if all(step.result in ("ok", "absent") for step in run.steps) else 1
 
 
-def _checks(run: Run, bench: Path, rival: str | None) -> None:
+def _checks(run: Run, bench: Path, training: Path, rival: str | None) -> None:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
@@ -148,6 +161,8 @@ def _checks(run: Run, bench: Path, rival: str | None) -> None:
         ["--device", "cuda", "--seconds", "1", *(word for row in ROWS for word in ("--case", row))],
         rival,
     )
+    models = ["--models", "stan_tiny,stan_small,unet_small,stan"]
+    _training(run, training, ["trainer.accelerator=gpu", *models])
     _memory_checks(run, [*pytest, kernels, "-k", ENOUGH_MEMORY_CHECKS])
 
 
@@ -162,7 +177,7 @@ def _memory_checks(run: Run, tests: list[str]) -> None:
         run.command(tool, words, 150, _counts, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
-def _rehearsal(run: Run, bench: Path) -> None:
+def _rehearsal(run: Run, bench: Path, training: Path) -> None:
     kernels = "tests/ops/test_cuda_kernels.py"
     pytest = [sys.executable, "-m", "pytest", "-q", "--confcutdir=tests/ops", "-p", "no:cacheprovider"]
     run.command(
@@ -171,18 +186,33 @@ def _rehearsal(run: Run, bench: Path) -> None:
     _benchmark(
         run, bench, ["--size", "24x24", "--methods", "reference,grid_sample", "--seconds", "0.1"], None
     )
+    small = ["trainer.accelerator=cpu", "data.crop=24", "data.frames=3", "data.batch_size=1"]
+    _training(run, training, [*small, "--models", "stan_tiny,unet_tiny", "--steps", "2", "--profiled", "1"])
 
 
 def _benchmark(run: Run, bench: Path, words: list[str], rival: str | None) -> None:
-    code = (
-        "import argparse, sys; from stan.cli import bench; parser = argparse.ArgumentParser(); "
-        "bench.add_arguments(parser); sys.exit(bench.run(parser.parse_args()))"
-    )  # not `stan bench`, which would load what every other command needs
     methods = (
         ["--methods", f"native,reference,candidates,grid_sample,unfold,database,{rival}"] if rival else []
     )
     files = ["--json", str(bench), "--markdown", str(bench.with_suffix(".md"))]
-    run.command("benchmark", [sys.executable, "-c", code, "op", *words, *methods, *files], 180)
+    run.command("benchmark", [*_bench_command("op"), *words, *methods, *files], 180)
+
+
+def _training(run: Run, report: Path, words: list[str]) -> None:
+    """How fast networks train, where what training needs beyond torch is there."""
+    if missing := [name for name in TRAINING_NEEDS if importlib.util.find_spec(name) is None]:
+        run.steps.append(Step("training", "absent", f"no {', '.join(missing)} here"))
+        return
+    run.command("training", [*_bench_command("train"), *words, "--json", str(report)], 150)
+
+
+def _bench_command(what: str) -> list[str]:
+    """`stan bench`, without loading what every other command needs."""
+    code = (
+        "import argparse, sys; from stan.cli import bench; parser = argparse.ArgumentParser(); "
+        "bench.add_arguments(parser); sys.exit(bench.run(parser.parse_args()))"
+    )
+    return [sys.executable, "-c", code, what]
 
 
 def _counts(text: str) -> str:
@@ -224,6 +254,22 @@ def _figures(report: dict[str, Any]) -> str:
                 f"{row['case']['name']:<20} {which:<17} {ours['milliseconds']:9.3f} "
                 f"{ours['ceiling_fraction']:8.0%}  {rest}"
             )
+    return "\n".join(lines)
+
+
+def _training_figures(report: dict[str, Any]) -> str:
+    """Each network in a line: speed, waiting, memory, and what its step is spent on."""
+    lines = [
+        f"{'training':<12} {'steps/s':>8} {'samples/s':>9} {'waits':>6} {'busy':>6} {'MiB':>7}  parts of a step"
+    ]
+    for row in report["rows"]:
+        parts = sorted(row["parts"].items(), key=lambda item: -item[1]["share"])
+        largest = ", ".join(f"{name} {found['share']:.0%}" for name, found in parts[:5] if found["share"] > 0)
+        peak = f"{row['peak_bytes'] / 2**20:7.0f}" if row["peak_bytes"] else "      -"
+        lines.append(
+            f"{row['model']:<12} {row['steps_per_second']:8.3f} {row['samples_per_second']:9.3f} "
+            f"{row['data_wait']:6.1%} {row['device_busy']:6.0%} {peak}  {largest}"
+        )
     return "\n".join(lines)
 
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# All GPU checks and the operator's benchmark, in one call of at most ten minutes; a short table comes last.
+# All GPU checks, the operator's benchmark and training's, in one call of at most ten minutes; short tables come last.
 #
 #   scripts/gpu_check.sh [--out FOLDER] [--minutes N] [--rival FILE.py] [--rehearse]
 #
 # Needs: a CUDA device, nvcc, and a python3 with torch 2.10 or newer, setuptools, numpy, pytest and hypothesis
-# (.venv is taken where it is there; PYTHON names another). No network. Packages that are missing may be laid beside
-# the repository as wheels, in .whl/: they are installed to a folder of their own, and only what is not there yet.
+# (.venv is taken where it is there; PYTHON names another); for training what the package itself needs. No network.
+# Packages that are missing may be laid beside the repository as wheels, in .whl/: they are installed to a folder of
+# their own, and only what is not there yet.
 # Exit code: 0 all is well, 1 something failed, 2 there is no CUDA device.
 set -u
 cd "$(dirname "$0")/.." || exit 1

@@ -1,1 +1,1 @@
-"""The paper's experiments and the operator's benchmark."""
+"""The paper's experiments and the benchmarks."""

@@ -43,15 +43,15 @@ def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
         cost.seconds = time.perf_counter() - started
         cost.peak = torch.cuda.max_memory_allocated() - before
         return
-    resident = _mark()
+    resident = mark_peak()
     begun = time.process_time()
     yield cost
     cost.seconds = time.process_time() - begun
     if resident is not None:
-        cost.peak = max(0, (_status("VmHWM") or resident) - resident)
+        cost.peak = max(0, (peak_since() or resident) - resident)
 
 
-def _mark() -> int | None:
+def mark_peak() -> int | None:
     """Give unused memory back and begin to count the peak anew; the resident bytes, or None if that cannot be."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -59,6 +59,11 @@ def _mark() -> int | None:
     except (OSError, AttributeError):
         return None
     return _status("VmRSS")
+
+
+def peak_since() -> int | None:
+    """The most resident bytes of this process since `mark_peak`, or ever where that could not be."""
+    return _status("VmHWM")
 
 
 def _status(name: str) -> int | None:

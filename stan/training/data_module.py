@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytorch_lightning as pl
@@ -51,8 +52,8 @@ def open_training_parts(config: Config) -> list[Part]:
     return parts
 
 
-def training_samples(config: Config) -> Dataset[Tensor]:
-    """All training samples of a configuration, by number."""
+def training_samples(config: Config, parts: Sequence[Part] | None = None) -> Dataset[Tensor]:
+    """All training samples of a configuration, by number; of its own data unless other `parts` are given."""
     data = config.data
 
     def samples(part: Part) -> TrainingClips:
@@ -67,8 +68,41 @@ def training_samples(config: Config) -> Dataset[Tensor]:
             reverse=data.augment,
         )
 
-    parts = [(samples(part), part.share) for part in open_training_parts(config)]
-    return parts[0][0] if len(parts) == 1 else MixedClips(parts, config.seed)
+    opened = open_training_parts(config) if parts is None else parts
+    mixed = [(samples(part), part.share) for part in opened]
+    return mixed[0][0] if len(mixed) == 1 else MixedClips(mixed, config.seed)
+
+
+def training_loader(
+    config: Config,
+    samples: Dataset[Tensor],
+    *,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    pinned: bool = False,
+) -> DataLoader[Tensor]:
+    """Endless batches of samples.
+
+    Args:
+        config: the resolved configuration.
+        samples: by number, see `training_samples`.
+        workers: loader processes; the batches do not depend on it.
+        rank, world_size: which process of how many the batches are for.
+        start: the first batch.
+        pinned: lay them in memory from which a GPU copies quickly.
+    """
+    sampler = StepSampler(
+        config.data.batch_size, rank=rank, world_size=world_size, start_step=start, steps=ENDLESS
+    )
+    return DataLoader(
+        samples,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+    )
 
 
 def fits_memory(config: Config) -> None:
@@ -114,21 +148,14 @@ class ClipsModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches from the step on that the trainer is at, so that a resumed run sees the same."""
-        data = self.config.data
-        dataset = training_samples(self.config)
         trainer = self.trainer
         assert trainer is not None
-        sampler = StepSampler(
-            data.batch_size,
+        return training_loader(
+            self.config,
+            training_samples(self.config),
+            workers=self.config.data.workers,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
-            start_step=trainer.global_step * self.config.trainer.accumulate,
-            steps=ENDLESS,
-        )
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=data.workers,
-            pin_memory=trainer.strategy.root_device.type == "cuda",
-            persistent_workers=data.workers > 0,
+            start=trainer.global_step * self.config.trainer.accumulate,
+            pinned=trainer.strategy.root_device.type == "cuda",
         )

@@ -16,10 +16,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from stan.cli import bench
+from stan.cli import bench_operator
 from stan.errors import StanError
+from stan.experiments.machine import describe_machine
 from stan.experiments.operator_bench import Settings, run_bench
-from stan.experiments.operator_bench.bench import Measurement, Report, Row, describe_machine
+from stan.experiments.operator_bench.bench import Measurement, Report, Row
 from stan.experiments.operator_bench.cases import GOAL, Case, table
 from stan.experiments.operator_bench.competitors import COMPETITORS, Found
 from stan.experiments.operator_bench.memory import OUT_OF_MEMORY, Prober
@@ -198,9 +199,9 @@ def test_stan_bench_writes_json(
 )
 def test_bad_arguments_are_named(words: list[str], message: str) -> None:
     parser = argparse.ArgumentParser()
-    bench.add_arguments(parser)
+    bench_operator.add_arguments(parser)
     with pytest.raises(StanError, match=message):
-        bench.run(parser.parse_args(["op", *words]))
+        bench_operator.run(parser.parse_args(words))
 
 
 def test_names_are_unique() -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from stan.experiments.machine import describe_machine
 from stan.experiments.operator_bench.cases import Case
 from stan.experiments.operator_bench.competitors import Found
 from stan.experiments.operator_bench.memory import OUT_OF_MEMORY, Probe, Prober, available_memory, probe_cuda
@@ -110,35 +107,6 @@ def run_bench(cases: list[Case], settings: Settings, on_row: Callable[[Row], Non
     return report
 
 
-def describe_machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on: processor or GPU, versions, threads, date."""
-    machine: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processor": _processor(),
-        "load": os.getloadavg()[0],  # of others too: figures of a busy machine are worth less
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-    if device != "cpu":
-        properties = torch.cuda.get_device_properties(0)
-        machine["gpu"] = properties.name
-        machine["gpu_capability"] = f"{properties.major}.{properties.minor}"
-        machine["gpu_multiprocessors"] = properties.multi_processor_count
-        machine["cuda"] = torch.version.cuda
-    return machine
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def _measure_case(case: Case, settings: Settings, ceilings: Ceilings, prober: Prober) -> Row:
     row = Row(case)
     for which in PASSES:
@@ -203,6 +171,5 @@ __all__ = [
     "Report",
     "Row",
     "Settings",
-    "describe_machine",
     "run_bench",
 ]

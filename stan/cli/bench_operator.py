@@ -1,0 +1,137 @@
+"""``stan bench op``: measure this installation's operator against other ways of doing the same."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stan.experiments.operator_bench import Case
+
+HELP = "time and weigh the search operator against plain PyTorch on this machine"
+
+EPILOG = """\
+Every method runs the same problem in one run, in turn, after its matches have been compared with ours. A
+method that does not fit in memory or takes too long is named as such. The first method asked for is the
+yardstick of the ratios.
+
+  stan bench op --quick
+  stan bench op --size 128x128 --size 480x854 --methods native,candidates --json bench.json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure and how long."""
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)"
+    )
+    parser.add_argument("--quick", action="store_true", help="three small rows, in well under a minute")
+    parser.add_argument(
+        "--size",
+        action="append",
+        metavar="HxW",
+        help="only this frame size, with the goal's settings; repeatable",
+    )
+    parser.add_argument(
+        "--case", action="append", metavar="NAME", help="only this row of the table; repeatable"
+    )
+    parser.add_argument(
+        "--methods", help="comma-separated, the yardstick first; own ones as FILE.py (default: all)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="time for each method, row and pass (default: 3; quick: 0.5)"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=60, help="give a call up after this many seconds (default: 60)"
+    )
+    parser.add_argument(
+        "--memory", type=float, help="GiB a method may take on the CPU (default: 60 %% of what is free)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to FILE")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="also write the tables as Markdown to FILE"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the tables, write the files."""
+    import torch
+    from rich.console import Console
+
+    from stan.errors import StanError
+    from stan.experiments import operator_bench
+    from stan.experiments.operator_bench.methods import METHODS, method
+    from stan.experiments.operator_bench.report import disagreements, markdown
+    from stan.files import write_text
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise StanError("--device cuda: torch finds no CUDA device here; leave it out to measure the CPU")
+    for path in (args.json, args.markdown):
+        if path is not None and not path.parent.is_dir():
+            raise StanError(f"{path}: the folder {path.parent} does not exist")
+    if args.threads is not None:
+        if args.threads < 1:
+            raise StanError(f"--threads {args.threads}: at least 1 is needed")
+        torch.set_num_threads(args.threads)
+    methods = tuple(args.methods.split(",")) if args.methods else tuple(METHODS)
+    for name in methods:
+        try:
+            method(name)
+        except ValueError as error:
+            raise StanError(f"--methods: {error}") from None
+    settings = operator_bench.Settings(
+        device=args.device,
+        methods=methods,
+        seconds=args.seconds if args.seconds is not None else (0.5 if args.quick else 3.0),
+        limit=args.limit,
+        memory=None if args.memory is None else int(args.memory * 2**30),
+    )
+    console = Console()
+    cases = _cases(args)
+    with console.status("measuring the machine's ceilings") as status:
+        done = 0
+
+        def on_row(row: object) -> None:
+            nonlocal done
+            done += 1
+            status.update(f"{done} of {len(cases)} rows measured")
+
+        report = operator_bench.run_bench(cases, settings, on_row)
+    operator_bench.print_tables(report, console)
+    if args.json is not None:
+        operator_bench.save_json(report, args.json)
+        console.print(f"wrote {args.json}")
+    if args.markdown is not None:
+        write_text(args.markdown, markdown(report))
+        console.print(f"wrote {args.markdown}")
+    return 1 if disagreements(report) else 0
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    """The rows asked for."""
+    from dataclasses import replace
+
+    from stan.errors import StanError
+    from stan.experiments.operator_bench.cases import GOAL, table
+
+    cases = table(args.device, args.quick)
+    if args.size:
+        sized = []
+        for text in args.size:
+            height, _, width = text.lower().partition("x")
+            if not (height.isdigit() and width.isdigit() and int(height) > 9 and int(width) > 9):
+                raise StanError(f"--size {text}: expected HxW in pixels, each at least 10, as 480x854")
+            sized.append(replace(GOAL, name=text, height=int(height), width=int(width)))
+        return sized
+    if args.case:
+        cases = [*cases, *(case for case in table("cuda") if case.name not in {c.name for c in cases})]
+        names = {case.name: case for case in cases}
+        unknown = [name for name in args.case if name not in names]
+        if unknown:
+            raise StanError(f"--case {unknown[0]}: no such row; choose from {', '.join(names)}")
+        return [names[name] for name in args.case]
+    return cases

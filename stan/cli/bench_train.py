@@ -1,0 +1,106 @@
+"""``stan bench train``: how fast networks train here, and where the time of a step goes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stan.config import Config
+
+HELP = "how fast networks train here, and where the time of a step goes"
+
+CONFIG = "train/stan_tiny.yaml"
+
+EPILOG = f"""\
+Steps of the real trainer, on synthetic clips unless --own-data is given: first timed as they are, then some under
+torch's profiler. Nothing is left behind but the file asked for. CONFIG may be left out: it is {CONFIG} then.
+Options stand behind the key=value words.
+
+  stan bench train
+  stan bench train configs/train/davis_small.yaml data.crop=64 data.batch_size=1 --steps 5
+  stan bench train --models stan_tiny,unet_tiny --json bench.json
+  stan bench train configs/train/stan_tiny.yaml data.root=data/DAVIS --own-data --operations 20
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to train and how long."""
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help=f"YAML file (default: {CONFIG})")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings laid over CONFIG")
+    parser.add_argument("--models", help="comma-separated networks (default: the configuration's)")
+    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default: %(default)s)")
+    parser.add_argument(
+        "--profiled", type=int, default=5, help="steps after them under the profiler (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--own-data", action="store_true", help="train on the configuration's data, not on synthetic clips"
+    )
+    parser.add_argument(
+        "--operators",
+        help="comma-separated backends of the search: native, reference (default: what training takes)",
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--operations", type=int, default=0, metavar="N", help="also name the N costliest operations"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to FILE")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the tables, write the file."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of itself on standard error
+    import torch
+    from rich.console import Console
+
+    from stan.errors import StanError
+    from stan.experiments import training_bench
+
+    for name, least in (("steps", 1), ("profiled", 1), ("threads", 1), ("operations", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise StanError(f"--{name} {value}: at least {least} is needed")
+    if args.json is not None and not args.json.parent.is_dir():
+        raise StanError(f"{args.json}: the folder {args.json.parent} does not exist")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    configs = _configs(args)
+    settings = training_bench.Settings(
+        steps=args.steps,
+        profiled=args.profiled,
+        own_data=args.own_data,
+        operators=tuple(args.operators.split(",")) if args.operators else (None,),
+        operations=max(args.operations, 30),
+    )
+    console = Console()
+    count = len(configs) * len(settings.operators)
+    with console.status(f"training, {count} in all") as status:
+        done = 0
+
+        def on_row(row: object) -> None:
+            nonlocal done
+            done += 1
+            status.update(f"{done} of {count} trained")
+
+        report = training_bench.run_bench(configs, settings, on_row)
+    training_bench.print_tables(report, console, args.operations)
+    if args.json is not None:
+        training_bench.save_json(report, args.json)
+        console.print(f"wrote {args.json}")
+    return 0
+
+
+def _configs(args: argparse.Namespace) -> list[Config]:
+    """The configuration, once for each network asked for."""
+    from stan import config
+
+    path, words = args.config or CONFIG, list(args.overrides)
+    if "=" in path and not Path(path).exists():  # CONFIG was left out
+        path, words = CONFIG, [path, *words]
+    if not args.models:
+        return [config.load(path, words)]
+    return [config.load(path, [*words, f"model.name={name}"]) for name in args.models.split(",")]

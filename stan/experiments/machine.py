@@ -1,0 +1,40 @@
+"""What figures were measured on."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on: processor or GPU, versions, threads, date."""
+    machine: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "load": os.getloadavg()[0],  # of others too: figures of a busy machine are worth less
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    if device != "cpu":
+        properties = torch.cuda.get_device_properties(0)
+        machine["gpu"] = properties.name
+        machine["gpu_capability"] = f"{properties.major}.{properties.minor}"
+        machine["gpu_multiprocessors"] = properties.multi_processor_count
+        machine["cuda"] = torch.version.cuda
+    return machine
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,190 @@
+"""The real training step with ranges around its parts, and the callback that times and profiles it."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from stan import ops
+from stan.config import Config
+from stan.experiments.cost import mark_peak, peak_since
+from stan.experiments.training_bench.timeline import MARK, PHASE, RANGE, Partition, partition, recorded
+from stan.flow import OffsetSource
+from stan.models import VideoDenoiser
+from stan.models.attention import Alignment
+from stan.models.merge import Merge
+from stan.models.window import WindowPart
+from stan.registry import aggregations
+from stan.training.module import DenoisingModule
+
+
+def part_of(module: nn.Module) -> str | None:
+    """The part that all of a module belongs to; None: its operations tell."""
+    if isinstance(module, OffsetSource):
+        return "flow"
+    if isinstance(module, (Alignment, ops.ShiftedNLS, ops.Refine, ops.SearchFlow)):
+        return "search"
+    known = tuple(kind for kind in map(aggregations.__getitem__, aggregations) if isinstance(kind, type))
+    if isinstance(module, (Merge, ops.Gather, ops.GatherStack, ops.Scatter, *known)):
+        return "aggregation"
+    return "window attention" if isinstance(module, WindowPart) else None
+
+
+def within(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function inside a range of the profiler; outside of a profile that costs a microsecond or two."""
+
+    @functools.wraps(function)
+    def ranged(*args: Any, **kwargs: Any) -> Any:
+        with record_function(name):
+            return function(*args, **kwargs)
+
+    return ranged
+
+
+class MeasuredModule(DenoisingModule):
+    """`DenoisingModule` with the profiler's ranges around its parts; it computes the same.
+
+    Args:
+        model: the network; its modules are wrapped for good.
+        config: the resolved configuration.
+    """
+
+    def __init__(self, model: VideoDenoiser, config: Config) -> None:
+        super().__init__(model, config)
+        for module in model.modules():
+            if (part := part_of(module)) is not None:
+                vars(module)["forward"] = within(RANGE + part, module.forward)
+        if isinstance(self.loss, nn.Module):
+            vars(self.loss)["forward"] = within(f"{RANGE}loss", self.loss.forward)
+        else:
+            self.loss = within(f"{RANGE}loss", self.loss)
+        vars(self.degradation)["worsened"] = within(f"{RANGE}noise", self.degradation.worsened)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """See `DenoisingModule.training_step`."""
+        with record_function(f"{PHASE}forward"):
+            return super().training_step(batch, batch_idx)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """See `LightningModule.backward`."""
+        with record_function(f"{PHASE}backward"):
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """See `DenoisingModule.optimizer_step`, which runs the phases above inside of it."""
+        with record_function(f"{RANGE}optimiser"):
+            super().optimizer_step(*args, **kwargs)
+
+
+class Clock(Callback):
+    """Warms up, times steps as they are, then profiles some more.
+
+    The clock is read when the device has nothing more to do.
+
+    Args:
+        warm: steps before the clock starts.
+        steps: steps that are timed.
+        profiled: steps that are profiled after them.
+
+    Attributes:
+        seconds: of each timed step.
+        waited: seconds of the timed steps in which the loop waited for data.
+        cpu_seconds: processor time of this process in the timed steps, all threads; loader processes are not in it.
+        peak: the most memory used in the timed steps, bytes: of the GPU by torch, else of this process as a whole; None
+            where the system does not tell.
+        partition: the profiled steps; None until they are done.
+    """
+
+    def __init__(self, warm: int, steps: int, profiled: int) -> None:
+        self.warm, self.steps, self.profiled = warm, steps, profiled
+        self.seconds: list[float] = []
+        self.waited = self.cpu_seconds = 0.0
+        self.peak: int | None = None
+        self.partition: Partition | None = None
+        self._done = 0
+        self._ended = self._step_began = self._cpu = 0.0
+        self._profile: profile | None = None
+
+    @property
+    def total(self) -> int:
+        """Steps in all; the first one under the profiler only warms it up."""
+        return self.warm + self.steps + self.profiled + 1
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is here: add the time it was waited for."""
+        if self.warm <= self._done < self.warm + self.steps:
+            self.waited += time.perf_counter() - self._ended
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Where a step ends: note its time, go over to the next stage."""
+        assert isinstance(module, MeasuredModule)
+        device = module.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        if module.ends_step(batch_idx):
+            self._done += 1
+            if self.warm < self._done <= self.warm + self.steps:
+                self.seconds.append(now - self._step_began)
+            if self._done == self.warm + self.steps:
+                self.cpu_seconds = time.process_time() - self._cpu
+                self.peak = peak_of(device)
+                self._start_profile(device)
+            elif self._profile is not None:
+                self._mark(device)
+            if self._done == self.warm:
+                reset_peak(device)
+                self._cpu = time.process_time()
+            self._step_began = time.perf_counter()
+        self._ended = time.perf_counter()
+
+    def _start_profile(self, device: torch.device) -> None:
+        activities = [ProfilerActivity.CPU]
+        if device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._profile = profile(activities=activities)
+        self._profile.start()
+
+    def _mark(self, device: torch.device) -> None:
+        assert self._profile is not None
+        with record_function(MARK):
+            pass
+        if self._done == self.total:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            self._profile.stop()
+            self.partition = partition(recorded(self._profile))
+            self._profile = None
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no profiler running."""
+        if self._profile is not None:
+            self._profile.stop()
+            self._profile = None
+
+
+def reset_peak(device: torch.device) -> None:
+    """Count the most memory from now on."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        mark_peak()
+
+
+def peak_of(device: torch.device) -> int | None:
+    """The most memory since `reset_peak`, bytes."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_since()
