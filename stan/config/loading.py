@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stan.config.schema import Config, LossConfig, ModelConfig, NoiseConfig
 from stan.data.noise.sigma import parse_sigma
+from stan.data.sources import takes_noisy
 from stan.errors import CheckpointError, ConfigError, nearest, short
 from stan.imports import import_modules
 from stan.models.checkpoint import RENAMED, imports_of, read
@@ -308,7 +309,7 @@ def _plain_lists(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _check_combinations(config: Config) -> None:
     """Raise ConfigError for values that cannot go together, and for those with a notation of their own."""
-    parse_sigma(config.noise.sigma)
+    _check_pairs(config)
     if config.optimizer.warmup_steps >= config.trainer.max_steps:
         raise ConfigError(
             f"optimizer.warmup_steps={config.optimizer.warmup_steps} should be below "
@@ -317,4 +318,34 @@ def _check_combinations(config: Config) -> None:
     if config.optimizer.final_lr > config.optimizer.lr:
         raise ConfigError(
             f"optimizer.final_lr={config.optimizer.final_lr} is above optimizer.lr={config.optimizer.lr}"
+        )
+
+
+def _check_pairs(config: Config) -> None:
+    """Raise ConfigError where the noise is recorded and settings are those of added noise, or the other way round."""
+    data, sigmas = config.data, parse_sigma(config.noise.sigma)
+    if not takes_noisy(data.kind):
+        for key in ("noisy", "validation_noisy"):
+            if getattr(data, key) is not None:
+                raise ConfigError(
+                    f"data.{key}={getattr(data, key)} goes with data.kind=pairs, and data.kind is {data.kind}"
+                )
+        return
+    if data.noisy is None:
+        raise ConfigError(
+            f"data.kind={data.kind} needs data.noisy, the noisy recordings, beside data.root with the clean ones"
+        )
+    if (data.validation_root is None) != (data.validation_noisy is None):
+        there, missing = ("root", "noisy") if data.validation_noisy is None else ("noisy", "root")
+        value = getattr(data, f"validation_{there}")
+        raise ConfigError(f"data.validation_{there}={value} needs its other half, data.validation_{missing}")
+    if config.task != "denoise":
+        raise ConfigError(
+            f"task={config.task} makes the input from clean video, and data.kind={data.kind} has it recorded: set "
+            "task=denoise, or another data.kind"
+        )
+    if sigmas.low != sigmas.high:
+        raise ConfigError(
+            f"noise.sigma={sigmas} should be one number with data.kind={data.kind}: no noise is added, and this is "
+            "the level that networks are told of the recorded noise (stan denoise says how strong it is)"
         )

@@ -66,6 +66,10 @@ class DataConfig:
 
     kind: Annotated[str, layouts] = option("davis", "layout of the data")
     root: str = option("data/DAVIS", "folder of the data set; relative paths start where the command runs")
+    noisy: str | None = option(
+        None,
+        "folder of the noisy recordings of what lies in root, by the same names (pairs); null: noise is added",
+    )
     split: str | None = option(
         "train",
         "split list to train on (davis): any list in ImageSets/2017, or trainval for train and val together",
@@ -73,6 +77,9 @@ class DataConfig:
     validation_split: str | None = option("val", "split list to validate on (davis)")
     validation_root: str | None = option(
         None, "folder to validate on, for data without split lists; null: the same root"
+    )
+    validation_noisy: str | None = option(
+        None, "folder of the noisy recordings of what lies in validation_root (pairs)"
     )
     parts: list[dict[str, Any]] = option(
         [],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from stan.data.cache import MappedClip, cached
 from stan.data.clips import Clip, FrameClip, TensorClip
-from stan.data.sampling import StepSampler, TrainingClips
+from stan.data.pairs import PairedClip
+from stan.data.sampling import StepSampler, TrainingClips, TrainingPairs
 from stan.data.sources import SET8, open_clips
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "Clip",
     "FrameClip",
     "MappedClip",
+    "PairedClip",
     "StepSampler",
     "TensorClip",
     "TrainingClips",
+    "TrainingPairs",
     "cached",
     "open_clips",
 ]

@@ -28,6 +28,7 @@ import torch
 from platformdirs import user_cache_path
 
 from stan.data.clips import Clip, TensorClip
+from stan.data.pairs import PairedClip, each_half, halves_of
 from stan.data.progress import frame_progress
 from stan.errors import ConfigError, DataError
 
@@ -99,7 +100,8 @@ def cached(
     Several processes may call this at once: one decodes a sequence, the others wait for it.
 
     Args:
-        clips: sequences of `open_clips`. Those that are in memory or mapped already stay as they are.
+        clips: sequences of `open_clips`. Those that are in memory or mapped already stay as they are; of pairs,
+            both are mapped.
         cache: folder of the cache; None: see `cache_folders`.
         downscale: shrink frames by this whole factor, averaging over squares (rows and columns that do not
             fill a square are cut off at the bottom and the right).
@@ -111,6 +113,10 @@ def cached(
     """
     if downscale < 1:
         raise ConfigError(f"data.downscale={downscale} must be a whole number from 1 up")
+    if any(isinstance(clip, PairedClip) for clip in clips):
+        halves = [half for clip in clips for half in halves_of(clip)]
+        mapped = iter(cached(halves, cache, downscale=downscale, progress=progress))
+        return [each_half(clip, lambda half: next(mapped)) for clip in clips]
     caches = [Cache.of(clip, cache) for clip in clips]
     found = [c.find(clip, downscale) for c, clip in zip(caches, clips)]
     missing = [i for i, clip in enumerate(found) if clip is None]

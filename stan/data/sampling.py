@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 from stan.data.camera import pan
 from stan.data.clips import Clip
 from stan.data.noise.random import NumpyRandom
+from stan.data.pairs import PairedClip
 from stan.errors import ConfigError, DataError
 from stan.reflection import reflect
 
@@ -110,6 +111,23 @@ class PannedStills(TrainingClips):
         frame = clip.read(start % len(clip), start % len(clip) + 1)[0].permute(1, 2, 0).numpy()  # (H, W, 3)
         video = pan(frame, self.frames, self.crop, top, left, random)  # (T, crop, crop, 3)
         return torch.from_numpy(video).permute(0, 3, 1, 2)
+
+
+class TrainingPairs(TrainingClips):
+    """As `TrainingClips`, of pairs: the same box, flips, turn and direction of both.
+
+    Item n is `(T, 6, crop, crop)` uint8: the clean frames' channels, then the noisy ones'. The clean ones are what
+    `TrainingClips` gives of the clean sequences alone.
+    """
+
+    def _cut(self, clip: Clip, start: int, top: int, left: int, random: np.random.Generator) -> torch.Tensor:
+        if not isinstance(clip, PairedClip):
+            raise DataError(f"sequence {clip.name!r} is no pair of a clean and a noisy recording")
+        halves = [
+            super(TrainingPairs, self)._cut(half, start, top, left, random)
+            for half in (clip.clean, clip.noisy)
+        ]
+        return torch.cat(halves, dim=1)
 
 
 class MixedClips(Dataset[torch.Tensor]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TypeAlias
 
 from stan.data.clips import Clip, FrameClip
 from stan.data.frames import is_image, natural_key
-from stan.errors import DataError
+from stan.data.pairs import pair_up
+from stan.errors import ConfigError, DataError
 from stan.registry import layouts
 
 SET8 = (
@@ -34,12 +36,15 @@ DAVIS_LISTS = Path("ImageSets/2017")
 _OFFICIAL = ("train", "val", "trainval", "test-dev")
 _DAVIS_LAYOUT = f"{DAVIS_FRAMES}/<sequence>/<00000>.jpg and {DAVIS_LISTS}/<split>.txt"
 
-Opener: TypeAlias = Callable[[Path, "str | None"], "list[Clip]"]
-"""Opens the sequences of a data set that exists, in one layout: root and split to clips."""
+Opener: TypeAlias = Callable[..., "list[Clip]"]
+"""Opens the sequences of a data set that exists, in one layout: root and split to clips. One that takes `noisy` as a
+keyword opens pairs."""
 
 
-def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Clip]:
-    """Open the sequences of a data set. Nothing is decoded yet.
+def open_clips(
+    kind: str, root: Path | str, split: str | None = None, noisy: Path | str | None = None
+) -> list[Clip]:
+    """Open the sequences of a data set. Nothing is decoded yet, but first frames where sizes are compared (`pairs`).
 
     Args:
         kind: the layout, a name of `stan.registry.layouts`.
@@ -49,25 +54,41 @@ def open_clips(kind: str, root: Path | str, split: str | None = None) -> list[Cl
             `train` and `val` together unless there is such a list. Other kinds: a list in `root`. For all
             kinds also the path of a text file, which comes before a list of the data set with that name.
             None: every sequence, by name.
+        noisy: for `pairs` the place of the noisy recordings, `root` being that of the clean ones.
 
     Returns:
-        At least one clip.
+        At least one clip; `stan.data.pairs.PairedClip` for `pairs`.
 
     Raises:
-        ConfigError: an unknown kind.
+        ConfigError: an unknown kind, or `noisy` where it has no meaning or is missing.
         DataError: a root that is missing, empty or laid out differently, or sequences that are missing. Says
             what was found, what was expected, and the nearest place that fits.
     """
     opener: Opener = layouts.component(kind).factory
+    if takes_noisy(kind) and noisy is None:
+        raise ConfigError(
+            f"data.kind={kind} needs data.noisy, the noisy recordings, beside data.root with the clean ones"
+        )
+    if not takes_noisy(kind) and noisy is not None:
+        raise ConfigError(f"data.noisy={noisy} goes with data.kind=pairs, and data.kind is {kind}")
     root = Path(root).expanduser()
     if not root.exists():
         raise DataError(f"data root {root} does not exist{_nearest(root)}{_brought(kind, root)}")
-    if not root.is_dir() and kind != "video":
+    if not root.is_dir() and kind not in ("video", "pairs"):
         raise DataError(f"data root {root} is a file: {kind!r} needs a folder")
     try:
-        return opener(root, split)
+        return opener(root, split) if noisy is None else opener(root, split, noisy=str(noisy))
     except PermissionError as error:
         raise DataError(f"{error.filename} cannot be read: permission denied") from None
+
+
+def takes_noisy(kind: str) -> bool:
+    """Whether a layout is of pairs of clean and noisy recordings.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    return "noisy" in layouts.settings(kind)
 
 
 @layouts.register("davis")
@@ -189,7 +210,8 @@ def _open_folder(root: Path, split: str | None) -> list[Clip]:
         noisy, clean = pair
         raise DataError(
             f"data root {root} holds noisy recordings beside clean ones ({noisy.name}, {clean.name}), and kind "
-            f"'folder' would take both for clean: give the clean ones alone, data.root={clean}"
+            f"'folder' would take both for clean: to learn from the pair, data.kind=pairs data.root={clean} "
+            f"data.noisy={noisy}; or give the clean ones alone, data.root={clean}"
         )
     return [
         _frame_clip(name, found[name], root) if found[name].is_dir() else _video_clip(found[name], root)
@@ -210,15 +232,45 @@ def _open_video(root: Path, split: str | None) -> list[Clip]:
     return [_video_clip(found[name], root) for name in names]
 
 
+@layouts.register("pairs")
+def _open_pairs(root: Path, split: str | None, *, noisy: str) -> list[Clip]:
+    """Clean and noisy recordings of the same scenes in two places (`data.root`, `data.noisy`), by the same names.
+
+    Args:
+        root: the clean ones: a video file, a folder of frames, or of such folders and video files.
+        split: a list in `root`.
+        noisy: `data.noisy`, the place of the noisy ones, laid out as `data.root`
+    """
+    other = Path(noisy).expanduser()
+    if not other.exists():
+        raise DataError(f"data.noisy={other} does not exist{_nearest(other)}")
+    if other.samefile(root):
+        raise DataError(f"data.noisy={other} is data.root itself: the noisy recordings lie elsewhere")
+    clean, found = _open_side(root, split), _open_side(other, None)
+    if split is not None:  # what the list leaves out is nobody's half
+        names = {clip.name for clip in clean}
+        found = [clip for clip in found if clip.name in names]
+    return list(pair_up(clean, found, (root, other)))
+
+
+def _open_side(root: Path, split: str | None) -> list[Clip]:
+    return (_open_video if root.is_file() else _open_folder)(root, split)
+
+
 _NOISY = ("noisy", "noise", "input")
-_CLEAN = ("clean", "gt", "target", "denoised", "ground_truth")
+_CLEAN = ("clean", "original", "gt", "target", "reference", "denoised", "ground_truth")
 
 
 def _pair(sequences: Iterable[Path]) -> tuple[Path, Path] | None:
-    """The noisy and the clean of two sequences that are called so, or None."""
+    """The noisy and the clean of two sequences that are called so (`noisy`, `clip7_noisy`), or None."""
     named = {path.stem.lower(): path for path in sequences}
-    noisy, clean = (next((named[n] for n in names if n in named), None) for names in (_NOISY, _CLEAN))
-    return (noisy, clean) if noisy is not None and clean is not None else None
+    for name, path in named.items():
+        if match := re.fullmatch(rf"(.*[^a-z])?({'|'.join(_NOISY)})", name):
+            before = match[1] or ""
+            for word in _CLEAN:
+                if before + word in named:
+                    return path, named[before + word]
+    return None
 
 
 def _video_clip(path: Path, root: Path) -> Clip:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stan.data.pairs import RECORDED
 from stan.evaluation.results import Results, count
 
 
@@ -17,9 +18,10 @@ def lead(results: Results) -> str:
     task = s["task"]["name"]
     inner = ", ".join(f"{key} {value}" for key, value in s["task"]["settings"].items())
     undone = "" if task == "denoise" else f"task {task} ({inner}), " if inner else f"task {task}, "
+    seed = "" if noise["kind"] == RECORDED else f", seed {s['seed']}"
     return (
         f"{count(data['sequences'], 'sequence')} of {place}, {frames}{total}, {undone}"
-        f"{noise['kind'].replace('_', ' ')} noise, seed {s['seed']}"
+        f"{noise['kind'].replace('_', ' ')} noise{seed}"
     )
 
 

@@ -16,6 +16,10 @@ def notes_of(plan: Plan) -> Iterator[str]:
     """One line for each thing about an evaluation that a reader of its figures should know."""
     if plan.departures:
         yield f"departs from protocol {plan.protocol.name}: " + "; ".join(plan.departures)
+    if plan.recorded:
+        told = any(isinstance(m, Network) and not m.model.blind and not m.find_level for m in plan.methods)
+        words = f"networks are told sigma {plan.sigmas[0]:g} (noise.sigma); " if told else ""
+        yield f"the noise is recorded: {words}its level is estimated as {plan.estimated_levels}"
     for method in plan.methods:
         if isinstance(method, Network):
             yield from _network_notes(plan, method)
@@ -42,8 +46,8 @@ def _network_notes(plan: Plan, method: Network) -> Iterator[str]:
                 f"{method.name}: trained for {trained.task_words}, evaluated on video enlarged "
                 f"{plan.degradation.scale} times"
             )
-        if trained.kind != plan.noise.kind:
-            yield f"{method.name}: trained for {trained.kind} noise, evaluated on {plan.noise.kind}"
+        if trained.kind != plan.noise_kind:
+            yield f"{method.name}: trained for {trained.kind} noise, evaluated on {plan.noise_kind}"
     config = read(method.path)[1].get("config")
     data = config.get("data") if isinstance(config, dict) else None
     seen = _seen_in_training(plan, data) if isinstance(data, dict) else []
@@ -69,7 +73,7 @@ def _seen_in_training(plan: Plan, data: dict[str, Any]) -> list[str]:
     ):  # names tell sequences apart within one data set
         return []
     try:
-        trained = {clip.name for clip in open_clips(ours.kind, ours.root, split)}
+        trained = {clip.name for clip in open_clips(ours.kind, ours.root, split, ours.noisy)}
     except StanError:
         return []
     return [clip.name for clip in plan.clips if clip.name in trained]

@@ -15,6 +15,8 @@ from stan.data import degradation as degradations
 from stan.data import noise as noises
 from stan.data import open_clips
 from stan.data.cache import Cache, cached
+from stan.data.pairs import RECORDED, each_half
+from stan.data.sources import takes_noisy
 from stan.errors import ConfigError, DataError, nearest
 from stan.evaluation import protocols, provenance
 from stan.evaluation.devices import Ranks, pick_device
@@ -76,6 +78,16 @@ class Plan:
     ranks: Ranks
 
     @property
+    def recorded(self) -> bool:
+        """Whether the noisy videos are recorded (pairs), and no noise is added."""
+        return takes_noisy(self.config.data.kind)
+
+    @property
+    def noise_kind(self) -> str:
+        """The kind of noise by name; "recorded" of pairs."""
+        return RECORDED if self.recorded else self.noise.kind
+
+    @property
     def output(self) -> Path:
         """Folder of the results."""
         return Path(self.config.output).expanduser()
@@ -87,7 +99,7 @@ class Plan:
             data=self.config.data.kind,
             split=self.split,
             max_frames=self.max_frames,
-            noise=self.noise.kind,
+            noise=self.noise_kind,
             border=self.config.evaluation.border,
             seed=self.seed,
             sequences=len(self.clips) if self.config.evaluation.sequences else None,
@@ -116,7 +128,7 @@ class Plan:
             "format": 2,
             "seed": self.seed,
             "task": [self.degradation.task, self.degradation.settings],
-            "noise": [self.noise.kind, self.noise.settings],
+            "noise": [RECORDED, {}] if self.recorded else [self.noise.kind, self.noise.settings],
             "sigma": float(task.sigma),
             "sequence": task.clip.name,
             "frames": self.frames(task.clip),
@@ -136,7 +148,8 @@ class Plan:
             files, frames = self.files[clip.name], self.frames(clip)
             digest = hashlib.sha256(str(clip.size).encode())
             try:
-                for path in files[:frames] if len(files) == len(clip) else files:
+                one_each = len(files) == len(clip) and not self.recorded
+                for path in files[:frames] if one_each else files:
                     digest.update(sha256_of(path).encode())
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
@@ -146,13 +159,20 @@ class Plan:
         return self._contents[clip.name]
 
     @cached_property
+    def estimated_levels(self) -> str:
+        """How strong the noise of pairs is, in words."""
+        from stan.inference.recorded import estimated_levels
+
+        return estimated_levels(self.clips)
+
+    @cached_property
     def _contents(self) -> dict[str, str]:
         return {}
 
     def settings(self) -> dict[str, Any]:
         """What is printed with every result: everything that can move a figure, as plain data."""
         options = self.config.evaluation
-        noise = self.noise.kind
+        noise = self.noise_kind
         return {
             "protocol": self.protocol.name,
             "protocol_version": self.protocol.version,
@@ -161,6 +181,7 @@ class Plan:
             "data": {
                 "kind": self.config.data.kind,
                 "root": self.config.data.root,
+                **({"noisy": self.config.data.noisy} if self.recorded else {}),
                 "split": self.split,
                 "sequences": len(self.clips),
                 "frames": sum(map(self.frames, self.clips)),
@@ -172,10 +193,10 @@ class Plan:
             "input": f"{self.degradation.word} input",
             "noise": {
                 "kind": noise,
-                "settings": self.noise.settings,
-                "clipped": noise in ("gaussian_clipped", "gaussian_rounded"),
-                "rounded": noise == "gaussian_rounded",
-                "generator": "numpy PCG64, one draw per (seed, sequence, sigma)",
+                "settings": {} if self.recorded else self.noise.settings,
+                "clipped": self.recorded or noise in ("gaussian_clipped", "gaussian_rounded"),
+                "rounded": self.recorded or noise == "gaussian_rounded",
+                "generator": "none" if self.recorded else "numpy PCG64, one draw per (seed, sequence, sigma)",
             },
             "output": {"clamped": True, "rounded": False},
             "border": options.border,
@@ -219,6 +240,11 @@ def make_plan(config: Config) -> Plan:
         scenes=options.scenes,
         find_level=options.find_level,
     )
+    sigmas = [float(sigma) for sigma in dict.fromkeys(options.sigmas)]
+    if takes_noisy(config.data.kind):  # one recording, of one level
+        sigmas = [noises.parse_sigma(config.noise.sigma).low]
+        if not any(isinstance(method, Noisy) for method in methods):
+            methods = [Noisy(), *methods]
     split = options.split
     if split is None and config.data.kind == "davis":
         split = protocol.split
@@ -234,7 +260,7 @@ def make_plan(config: Config) -> Plan:
         files=files,
         degradation=degradations.build(config.task, **config.task_settings),
         noise=noises.build(config.noise.kind, **config.noise.settings),
-        sigmas=[float(sigma) for sigma in dict.fromkeys(options.sigmas)],
+        sigmas=sigmas,
         methods=methods,
         device=device,
         ranks=ranks,
@@ -250,7 +276,7 @@ def _clips(config: Config, split: str | None) -> tuple[list[Clip], dict[str, Seq
     """The sequences, and the files that each is decoded from."""
     data, options = config.data, config.evaluation
     try:
-        clips = open_clips(data.kind, data.root, split)
+        clips = open_clips(data.kind, data.root, split, data.noisy)
     except DataError as error:
         if split is not None and options.split is None and f"{split!r}" in str(error):
             raise DataError(
@@ -267,7 +293,9 @@ def _clips(config: Config, split: str | None) -> tuple[list[Clip], dict[str, Seq
     if data.downscale > 1:
         clips = cached(clips, data.cache, downscale=data.downscale)
     else:  # what is decoded already is used, but evaluation writes nothing beside the data
-        clips = [Cache.of(clip, data.cache).find(clip) or clip for clip in clips]
+        clips = [
+            each_half(clip, lambda half: Cache.of(half, data.cache).find(half) or half) for clip in clips
+        ]
     for clip in clips:
         height, width = clip.size
         if min(height, width) - 2 * options.border < SMALLEST:

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from stan.data.pairs import PairedClip
 from stan.evaluation import measure, protocols, provenance
 from stan.evaluation.launch import Helpers
 from stan.evaluation.methods import Alone, Method, Noisy
@@ -225,9 +226,12 @@ class _Work:
         if self._noisy is None or self._noisy[0] != (clip.name, sigma):
             self._noisy = None
             plan = self.plan
-            noisy = protocols.worsen(
-                clean, plan.degradation, plan.noise, sigma, sequence=clip.name, seed=plan.seed
-            )
+            if isinstance(clip, PairedClip):
+                noisy = protocols.to_float(clip.noisy.read(0, len(clean)))
+            else:
+                noisy = protocols.worsen(
+                    clean, plan.degradation, plan.noise, sigma, sequence=clip.name, seed=plan.seed
+                )
             self._noisy = ((clip.name, sigma), noisy)
         return clean, self._noisy[1]
 

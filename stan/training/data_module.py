@@ -1,10 +1,10 @@
-"""The Lightning data module: clean training clips from the decoded cache."""
+"""The Lightning data module: clean training clips, or pairs, from the decoded cache."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from stan.config import Config
 from stan.data.cache import cached
 from stan.data.clips import Clip
-from stan.data.sampling import MixedClips, PannedStills, StepSampler, TrainingClips
-from stan.data.sources import open_clips
+from stan.data.sampling import MixedClips, PannedStills, StepSampler, TrainingClips, TrainingPairs
+from stan.data.sources import open_clips, takes_noisy
 from stan.errors import ConfigError, nearest
 from stan.training.validation import open_validation_clips
 
@@ -36,7 +36,13 @@ def open_training_parts(config: Config) -> list[Part]:
         ConfigError: for a part that is not a table of known keys.
     """
     data = config.data
-    common = {"kind": data.kind, "root": data.root, "split": data.split, "downscale": data.downscale}
+    common = {
+        "kind": data.kind,
+        "root": data.root,
+        "noisy": data.noisy,
+        "split": data.split,
+        "downscale": data.downscale,
+    }
     parts = []
     for given in data.parts or [{}]:
         known = [*common, "share", "still"]
@@ -46,18 +52,34 @@ def open_training_parts(config: Config) -> list[Part]:
             if key not in known:
                 raise ConfigError(f"data.parts: {key!r} is not known; {nearest(str(key), known)}")
         options = {**common, **given}
-        clips = open_clips(options["kind"], options["root"], options["split"])
+        _check_part(given, options, takes_noisy(data.kind))
+        clips = open_clips(options["kind"], options["root"], options["split"], options["noisy"])
         clips = cached(clips, data.cache, downscale=options["downscale"])
         parts.append(Part(clips, float(options.get("share", 1.0)), bool(options.get("still", False))))
     return parts
 
 
+def _check_part(given: dict[str, Any], options: dict[str, Any], pairs: bool) -> None:
+    """Raise ConfigError for a part that mixes recorded pairs with clean video, or halves of two data sets."""
+    if takes_noisy(options["kind"]) != pairs:
+        raise ConfigError(
+            f"data.parts: kind {options['kind']} cannot be mixed with data.kind="
+            f"{'pairs, whose noise is recorded' if pairs else 'of clean video, to which noise is added'}"
+        )
+    if pairs and ("root" in given) != ("noisy" in given):
+        raise ConfigError(f"data.parts: {given} should name both root and noisy, or neither")
+    if pairs and options.get("still"):
+        raise ConfigError(
+            "data.parts: still films clean pictures, which pairs have no noise for: leave it out"
+        )
+
+
 def training_samples(config: Config, parts: Sequence[Part] | None = None) -> Dataset[Tensor]:
     """All training samples of a configuration, by number; of its own data unless other `parts` are given."""
-    data = config.data
+    data, pairs = config.data, takes_noisy(config.data.kind)
 
     def samples(part: Part) -> TrainingClips:
-        kind = PannedStills if part.still else TrainingClips
+        kind = TrainingPairs if pairs else PannedStills if part.still else TrainingClips
         return kind(
             part.clips,
             frames=data.frames,
@@ -112,7 +134,7 @@ def fits_memory(config: Config) -> None:
         ConfigError: if it cannot, with the sizes that make it so large.
     """
     data = config.data
-    needed = data.batch_size * data.frames * 3 * data.crop**2
+    needed = data.batch_size * data.frames * (6 if takes_noisy(data.kind) else 3) * data.crop**2
     try:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # a system that does not say
@@ -125,7 +147,8 @@ def fits_memory(config: Config) -> None:
 
 
 class ClipsModule(pl.LightningDataModule):
-    """Feeds batches of uint8 clips `(B, T, 3, crop, crop)` that depend on (seed, step, rank) alone.
+    """Feeds batches of uint8 clips `(B, T, 3, crop, crop)` that depend on (seed, step, rank) alone; of pairs
+    `(B, T, 6, crop, crop)`, clean channels before noisy ones.
 
     Args:
         config: the resolved configuration.

@@ -19,6 +19,8 @@ from stan.config import Config, ModelConfig
 from stan.data import degradation
 from stan.data.noise import build as build_noise
 from stan.data.noise import parse_sigma
+from stan.data.pairs import RECORDED
+from stan.data.sources import takes_noisy
 from stan.device import choose
 from stan.errors import CheckpointError, ConfigError
 from stan.files import write_text
@@ -100,6 +102,8 @@ def _finetune(
 def gain_levels(network: VideoDenoiser, config: Config) -> dict[float, str]:
     """The levels to report, low to high, and whether each is old, new or both."""
     sigmas = parse_sigma(config.noise.sigma)
+    if takes_noisy(config.data.kind):
+        return {sigmas.low: "new"}  # what is recorded has no other level
     new = _ends_and_middle(sigmas.low, sigmas.high)
     old = _ends_and_middle(*network.trained.sigma) if network.trained else set()
     return {
@@ -183,6 +187,10 @@ def replay_of(checkpoint: str, config: Config) -> Replay | None:
     if not config.finetune.replay:
         return None
     _, record = read(checkpoint)
+    if (record.get("trained") or {}).get("kind") == RECORDED:
+        raise CheckpointError(
+            f"{checkpoint} was trained on recorded pairs, whose noise cannot be made again: set finetune.replay=0"
+        )
     before = record.get("config") or {}
     noise = before.get("noise")
     if not noise:

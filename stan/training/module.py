@@ -15,6 +15,8 @@ from stan.config import Config, to_dict
 from stan.data import degradation
 from stan.data.degradation import Degradation
 from stan.data.noise import Noise, PerClip, SigmaRange, TorchRandom, build, entropy, parse_sigma
+from stan.data.pairs import RECORDED
+from stan.data.sources import takes_noisy
 from stan.models import Trained, VideoDenoiser
 from stan.models.checkpoint import describe
 from stan.training.ema import moving_average
@@ -33,7 +35,7 @@ class Replay:
 
 
 class DenoisingModule(pl.LightningModule):
-    """Trains a :class:`~stan.models.VideoDenoiser` on clean clips that it degrades itself.
+    """Trains a :class:`~stan.models.VideoDenoiser` on clean clips that it degrades itself, or on recorded pairs.
 
     The degradation and noise of a clip are a function of (seed, number of the clip), so that a resumed run continues
     exactly as an uninterrupted one and several processes see what one process with all their clips would. What
@@ -107,11 +109,13 @@ class DenoisingModule(pl.LightningModule):
         torch.manual_seed(low | high << 32)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """One batch of clean uint8 clips `(B, T, 3, H, W)`."""
+        """One batch of uint8 clips: clean `(B, T, 3, H, W)`, or pairs `(B, T, 6, H, W)`, clean before noisy."""
+        batch, *recorded = batch.split(3, dim=2)
         clean = batch.float() / 255
         random = self._random(len(clean))
         sigma = self.sigmas.draw(random, len(clean))  # (B,)
-        noisy = self.degradation.worsened(batch, self.noise, sigma, random)
+        worsened = self.degradation.worsened
+        noisy = recorded[0].float() / 255 if recorded else worsened(batch, self.noise, sigma, random)
         if self.replay is not None:
             noisy, sigma = self._replayed(self.replay, batch, noisy, sigma, random.fresh("replay"))
         *early, denoised = self.model.estimates(noisy, sigma=None if self.model.blind else sigma)
@@ -172,7 +176,7 @@ class DenoisingModule(pl.LightningModule):
         """Add what makes the checkpoint usable on its own: the weights to use, architecture and settings."""
         network = self.best_network
         network.trained = Trained(
-            self.config.noise.kind,
+            RECORDED if takes_noisy(self.config.data.kind) else self.config.noise.kind,
             (self.sigmas.low, self.sigmas.high),
             self.global_step,
             self.degradation.task,
@@ -244,5 +248,7 @@ class DenoisingModule(pl.LightningModule):
 
 
 def validation_sigmas(config: Config, low: float, high: float) -> list[float]:
-    """The levels to validate at: those of the configuration, else the middle of the trained range."""
+    """The levels to validate at: those of the configuration, else the middle of the range; of pairs their one."""
+    if takes_noisy(config.data.kind):
+        return [low]
     return list(config.validation.sigmas or [round((low + high) / 2, 3)])

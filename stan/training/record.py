@@ -15,7 +15,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from stan.config import Config, to_dict
+from stan.data.clips import Clip
+from stan.data.sources import takes_noisy
 from stan.files import write_text
+from stan.inference.recorded import estimated_levels
 from stan.models import VideoDenoiser
 from stan.ops import backend
 from stan.training.data_module import open_training_parts
@@ -112,6 +115,13 @@ def memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def _noise_words(config: Config, network: VideoDenoiser, clips: list[Clip]) -> str:
+    if not takes_noisy(config.data.kind):
+        return f"noise {config.noise.kind} {config.noise.sigma}"
+    told = "not told" if network.blind else f"told as sigma {config.noise.sigma}"
+    return f"recorded noise, {told}, estimated as {estimated_levels(clips)}"
+
+
 def header(config: Config, network: VideoDenoiser, start: Start, device: torch.device, devices: int) -> str:
     """What is about to be trained on what, and where it goes: a few lines for a person."""
     data, options = config.data, config.trainer
@@ -125,7 +135,7 @@ def header(config: Config, network: VideoDenoiser, start: Start, device: torch.d
         f"{network.name}, {count:,} parameters, on {devices * options.nodes} x {device.type}{threads}, "
         f"{options.precision}, operator {backend.in_use(torch.device(device.type))}",
         f"{len(clips)} sequences, {sum(map(len, clips))} frames; a step: {batch} clips of "
-        f"{data.frames}x{data.crop}x{data.crop}, {task}noise {config.noise.kind} {config.noise.sigma}",
+        f"{data.frames}x{data.crop}x{data.crop}, {task}{_noise_words(config, network, clips)}",
     ]
     if start.path is None:
         lines.append(f"steps 1 to {options.max_steps} -> {config.output}")

@@ -49,8 +49,8 @@ from then on and is no part of what is learned. Told: it holds from then on, is 
 it cannot change."""
 
 VALIDATED = (
-    "seed", "data.kind", "data.root", "data.validation_split", "data.validation_root", "data.downscale", "noise",
-    "task", "task_settings",
+    "seed", "data.kind", "data.root", "data.noisy", "data.validation_split", "data.validation_root",
+    "data.validation_noisy", "data.downscale", "noise", "task", "task_settings",
     "validation.sigmas", "validation.frames", "validation.crop", "validation.sequences",
 )  # fmt: skip
 """Keys whose change makes validations another measure: the best so far is not compared with what follows."""

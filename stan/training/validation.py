@@ -15,6 +15,7 @@ from stan.data.cache import cached
 from stan.data.clips import Clip
 from stan.data.degradation import Degradation
 from stan.data.noise import Noise, NumpyRandom
+from stan.data.pairs import PairedClip
 from stan.data.sources import open_clips
 from stan.metrics import psnr, ssim
 from stan.models import VideoDenoiser
@@ -26,6 +27,7 @@ class ValidationClip(NamedTuple):
 
     name: str
     clean: Tensor  # uint8 (T, 3, H, W)
+    noisy: Tensor | None = None  # as recorded, uint8 (T, 3, H, W); None: noise is to be added
 
 
 class ValidationClips(Dataset[ValidationClip]):
@@ -47,19 +49,26 @@ class ValidationClips(Dataset[ValidationClip]):
 
     def __getitem__(self, index: int) -> ValidationClip:
         clip = self.clips[index]
-        clean = clip.read(0, min(self.frames or len(clip), len(clip)))
-        height, width = clean.shape[-2:]
+        noisy = self._cut(clip.noisy) if isinstance(clip, PairedClip) else None
+        return ValidationClip(clip.name, self._cut(clip), noisy)
+
+    def _cut(self, clip: Clip) -> Tensor:
+        frames = clip.read(0, min(self.frames or len(clip), len(clip)))
+        height, width = frames.shape[-2:]
         if self.crop:
             top, left = max(0, (height - self.crop) // 2), max(0, (width - self.crop) // 2)
-            clean = clean[..., top : top + self.crop, left : left + self.crop]
-        return ValidationClip(clip.name, clean.contiguous())
+            frames = frames[..., top : top + self.crop, left : left + self.crop]
+        return frames.contiguous()
 
 
 def open_validation_clips(config: Config) -> ValidationClips:
     """The part of the validation sequences that is used."""
-    root = config.data.validation_root or config.data.root
+    data = config.data
+    root, noisy = (
+        (data.validation_root, data.validation_noisy) if data.validation_root else (data.root, data.noisy)
+    )
     clips = cached(
-        open_clips(config.data.kind, root, config.data.validation_split),
+        open_clips(data.kind, root, data.validation_split, noisy),
         config.data.cache,
         downscale=config.data.downscale,
     )
@@ -87,11 +96,11 @@ def score(
     seed: int,
     device: torch.device,
 ) -> Score:
-    """Restore a clip whose degradation and noise are a pure function of (seed, name, sigma).
+    """Restore a clip whose noise is recorded, or else its degradation and noise a pure function of (seed, name, sigma).
 
     Args:
         model: a network in eval mode on ``device``.
-        clip: clean frames.
+        clip: clean frames, and the noisy ones of a pair.
         sigma: noise level, 8-bit units.
         noise: the kind of noise.
         degradation: what is done to the clip before.
@@ -99,8 +108,11 @@ def score(
         device: where the network runs.
     """
     clean = clip.clean.float() / 255
-    random = NumpyRandom(seed, "validation", clip.name, float(sigma))
-    noisy = degradation.worsened(clip.clean[None], noise, sigma, random)[0]
+    if clip.noisy is None:
+        random = NumpyRandom(seed, "validation", clip.name, float(sigma))
+        noisy = degradation.worsened(clip.clean[None], noise, sigma, random)[0]
+    else:
+        noisy = clip.noisy.float() / 255
     denoised = model(noisy[None].to(device), sigma=None if model.blind else sigma)[0]
     denoised = denoised.float().clamp(0, 1).cpu()
     return Score(

@@ -41,6 +41,8 @@ NOT_HERE = {  # words of commands that are parsed only, and why
     "--quick": "minutes: tests/experiments runs the experiments in small",
     "root=data/DAVIS": "minutes: tests/experiments runs the experiments in small",
     "mine.yaml": "tests/extending runs it",
+    "configs/finetune/pairs.yaml": "tests/cli/test_pairs.py runs it",
+    "configs/evaluate/pairs.yaml": "tests/cli/test_pairs.py runs it",
     "noise.kind=stripes": "tests/extending runs it",
     "runs/framewise/last.ckpt": "tests/extending runs it",
 }

@@ -231,6 +231,11 @@ SECTIONS: dict[str, list[Case]] = {
             "noisy and clean recordings as clean ones",
             "{train} data.kind=folder data.root=pair data.split=null",
         ),
+        Case("pairs without the noisy half", "{train} data.kind=pairs data.root=pair/clean data.split=null"),
+        Case(
+            "pairs with a range of levels",
+            "{train} data.kind=pairs data.root=pair/clean data.noisy=pair/noisy data.split=null noise.sigma=0..50",
+        ),
         Case("a folder where the cache keeps frames", "{train}", each_cache_file("npy", to_folder)),
         Case(
             "cached frames overwritten with zeros",
