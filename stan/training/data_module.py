@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from stan.config import Config
 from stan.data.cache import cached
 from stan.data.clips import Clip
+from stan.data.pairs import PairedClip
 from stan.data.sampling import MixedClips, PannedStills, StepSampler, TrainingClips, TrainingPairs
 from stan.data.sources import open_clips, takes_noisy
 from stan.errors import ConfigError, nearest
@@ -76,9 +77,10 @@ def _check_part(given: dict[str, Any], options: dict[str, Any], pairs: bool) -> 
 
 def training_samples(config: Config, parts: Sequence[Part] | None = None) -> Dataset[Tensor]:
     """All training samples of a configuration, by number; of its own data unless other `parts` are given."""
-    data, pairs = config.data, takes_noisy(config.data.kind)
+    data = config.data
 
     def samples(part: Part) -> TrainingClips:
+        pairs = any(isinstance(clip, PairedClip) for clip in part.clips)
         kind = TrainingPairs if pairs else PannedStills if part.still else TrainingClips
         return kind(
             part.clips,

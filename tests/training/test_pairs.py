@@ -25,7 +25,7 @@ def given(monkeypatch: pytest.MonkeyPatch, *, blind: bool, replay: Replay | None
     network = build("unet_tiny", flow="zero", blind=blind)
     module = DenoisingModule(network, config, replay)
     module.trainer = SimpleNamespace(global_step=0, world_size=1, global_rank=0)  # type: ignore[assignment]
-    got = {}
+    got: dict[str, Any] = {}
 
     def estimates(noisy: torch.Tensor, sigma: Any) -> list[torch.Tensor]:
         got.update(noisy=noisy, sigma=sigma)
