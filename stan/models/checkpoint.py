@@ -118,6 +118,15 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return weights, record
 
 
+def holds_training(path: str | Path) -> bool:
+    """Whether a checkpoint that `read` takes also holds the state of a training: optimiser, steps, averages."""
+    path = find(path)
+    if path.suffix == ".safetensors":
+        return False
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return {"optimizer_states", "loops", "state_dict"} <= content.keys()
+
+
 def load(path: str | Path, device: str | torch.device = "cpu") -> VideoDenoiser:
     """Read a checkpoint and make its model, in eval mode on `device`.
 

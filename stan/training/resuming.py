@@ -11,7 +11,7 @@ from typing import Any
 from stan.config import Config, to_dict
 from stan.errors import CheckpointError, short
 from stan.models import VideoDenoiser
-from stan.models.checkpoint import load_weights, read
+from stan.models.checkpoint import holds_training, load_weights, read
 from stan.training.checkpoints import BEST, LAST
 
 APPLIED, TOLD, REFUSED = "applied", "told", "refused"
@@ -97,6 +97,11 @@ def plan_start(config: Config, network: VideoDenoiser) -> Start:
         best = path.parent / BEST
         other = f"go on from resume={best}, or " if best.exists() and best != path else ""
         raise CheckpointError(f"{error}; {other}start over with resume=never") from error
+    if not holds_training(path):
+        raise CheckpointError(
+            f"{path} holds weights alone, not the state of a training that could go on: start from them with "
+            f"stan finetune checkpoint={path}, or afresh with resume=never"
+        )
     way_out = "choose another output folder, or resume=never to start over"
     name, settings = record["model"]["name"], record["model"].get("settings") or {}
     if name != network.name:

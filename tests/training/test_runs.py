@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stan.models import load, save
 from tests.conftest import stan_command
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +148,19 @@ def test_finished_run_and_foreign_run(run_stan: Callable, davis_root: Path, stra
     done = run_stan(*words(davis_root, straight, "trainer.max_steps=20", "model.name=unet_small"), code=2)
     assert "stan_tiny" in done.stderr
     assert "resume=never" in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_weights_alone_are_not_resumed(
+    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path, suffix: str
+) -> None:
+    weights = save(load(straight / "last.ckpt"), tmp_path / f"weights{suffix}")
+    command = words(davis_root, tmp_path / "on", "trainer.max_steps=14", f"resume={weights}")
+    done = run_stan(*command, code=2)
+    (line,) = done.stderr.strip().splitlines()
+    assert f"{weights} holds weights alone" in line
+    assert f"stan finetune checkpoint={weights}" in line
+    assert not (tmp_path / "on/last.ckpt").exists()
 
 
 def test_damaged_checkpoint_is_one_line(

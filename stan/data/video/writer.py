@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import av.error
+from av.stream import Disposition
 
 from stan.data.frame import Frame
 from stan.data.video.codecs import CONTAINERS, Encoding
@@ -20,6 +21,8 @@ from stan.data.video.reader import VideoClip
 from stan.data.video.unfinished import DISK_ERRORS, Unfinished, cannot_write
 from stan.errors import VideoError
 
+_COVERS = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
+"""Codecs of cover pictures that are copied: the ending of a file of them, and their media type."""
 _OWN_METADATA = ("encoder", "major_brand", "minor_version", "compatible_brands", "DURATION")
 
 
@@ -28,7 +31,8 @@ class VideoWriter:
     complete.
 
     The output has the source's time base, time stamps, pixel aspect, display matrix and metadata; the audio,
-    subtitle and attachment streams of ``copied_from`` that its container can hold are copied as they are.
+    subtitle and attachment streams of ``copied_from`` that its container can hold are copied as they are, cover
+    pictures in the container's own way.
     What cannot be kept is told in `notes`.
 
     Args:
@@ -50,6 +54,7 @@ class VideoWriter:
         self.frames = 0
         self._durations: dict[int, int] = {}
         self._waiting: deque[av.Packet] = deque()
+        self._covers: list[av.Packet] = []  # of containers in which a cover is a stream
         self._encode = PictureEncoder(encoding.pixel_format, encoding.colour)
         self._file = Unfinished(path)
         try:
@@ -57,6 +62,8 @@ class VideoWriter:
             self._stream = self._add_stream(encoding)
             self._copies = self._add_copies(copied_from) if copied_from is not None else {}
             self._container.start_encoding()
+            for picture in self._covers:
+                self._container.mux_one(picture)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self.discard()
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
@@ -163,6 +170,9 @@ class VideoWriter:
                     )
                     self._stream.disposition = stream.disposition
                     continue
+                if isinstance(stream, av.VideoStream) and stream.disposition & Disposition.attached_pic:
+                    self._add_cover(given, stream)
+                    continue
                 try:
                     if stream.type == "attachment" and self.path.suffix.lower() != ".mkv":
                         raise ValueError("attachments are Matroska's")  # FFmpeg itself notices too late
@@ -178,6 +188,30 @@ class VideoWriter:
                 copy.disposition = stream.disposition
                 copies[stream.index] = copy
         return copies
+
+    def _add_cover(self, given: av.container.InputContainer, stream: av.VideoStream) -> None:
+        """Copy a cover picture: one packet without a time, which FFmpeg gives out before all others."""
+        suffix = self.path.suffix.lower()
+        codec: str = getattr(stream.codec_context, "name", None) or "unknown codec"
+        picture = b""
+        if codec in _COVERS and suffix in (".mkv", ".mp4", ".m4v"):
+            with suppress(av.error.FFmpegError, StopIteration):
+                picture = bytes(next(given.demux(stream)))
+        if not picture:
+            self.notes.append(
+                f"the cover picture of stream {stream.index} ({codec}) is left out: "
+                f"{suffix} is written without such; .mkv and .mp4 hold JPEG and PNG"
+            )
+        elif suffix == ".mkv":
+            ending, media_type = _COVERS[codec]
+            name = stream.metadata.get("filename") or f"cover.{ending}"
+            self._container.add_attachment(name, media_type, picture)
+        else:
+            copy: Any = self._container.add_stream_from_template(stream, opaque=True)
+            copy.disposition = Disposition.attached_pic
+            packet = av.Packet(picture)
+            packet.stream, packet.pts, packet.dts = copy, 0, 0
+            self._covers.append(packet)
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:

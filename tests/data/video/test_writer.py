@@ -217,6 +217,31 @@ def test_an_attachment_stays_or_is_named(tmp_path: Path, suffix: str) -> None:
     assert len(probe_times(tmp_path / f"out{suffix}")) == 3
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".webm", ".mkv"])
+@pytest.mark.parametrize("given", [".mkv", ".mp4"])
+def test_a_cover_picture_stays_or_is_named(tmp_path: Path, given: str, suffix: str) -> None:
+    """Where it stays it is the same file, marked as a cover: not a second video, nor an empty one."""
+    source = write_video(tmp_path / "in.mkv", smooth_frames(3, 48, 32, "yuv420p"))
+    cover, rich, output = tmp_path / "cover.jpg", tmp_path / f"rich{given}", tmp_path / f"out{suffix}"
+    ffmpeg("-i", source, "-frames:v", "1", cover)
+    if given == ".mkv":
+        ffmpeg("-i", source, "-attach", cover, "-metadata:s:t", "mimetype=image/jpeg", "-c", "copy", rich)
+    else:
+        marked = ["-disposition:v:1", "attached_pic", "-c", "copy"]
+        ffmpeg("-i", source, "-i", cover, "-map", "0", "-map", "1", *marked, rich)
+    writer = copy(rich, output)
+    covers = [s["disposition"]["attached_pic"] for s in probe(output)["streams"]]
+    assert len(probe_times(output)) == 3
+    if suffix in (".mp4", ".mkv"):
+        assert covers == [0, 1]
+        ffmpeg("-i", output, "-map", "0:v:1", "-c", "copy", "-f", "image2", tmp_path / "again.jpg")
+        assert (tmp_path / "again.jpg").read_bytes() == cover.read_bytes()
+        assert writer.notes == []
+    else:
+        assert covers == [0]
+        assert any("cover picture of stream 1" in note for note in writer.notes)
+
+
 def test_subtitles_chapters_and_second_sound_are_copied(tmp_path: Path, phone: Path) -> None:
     (tmp_path / "s.srt").write_text("1\n00:00:00,000 --> 00:00:00,300\nhello\n")
     (tmp_path / "chapters.txt").write_text(
