@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stan.data.noise import NumpyRandom, TorchRandom, build
+from stan.data.noise import NumpyRandom, PerClip, TorchRandom, build
 from stan.data.video.colour import (
     chroma_from_luma_grid,
     chroma_to_luma_grid,
@@ -83,3 +83,19 @@ def test_the_same_key_gives_the_same_noise() -> None:
 def test_ratios_the_wrong_way_round() -> None:
     with pytest.raises(ConfigError, match="least_chroma=2"):
         build("footage", least_chroma=2.0)
+
+
+def test_a_clip_has_its_noise_in_any_company() -> None:
+    """White, and coloured on either grid: computed together or alone."""
+    noise = build("footage", share=0.5)
+    clean = torch.rand(12, 3, 3, 17, 22, generator=torch.Generator().manual_seed(0))
+    together = noise(clean, 30.0, PerClip([TorchRandom("cpu", n) for n in range(12)]))
+    kinds = set()
+    for n, clip in enumerate(clean):
+        assert torch.equal(noise(clip[None], 30.0, PerClip([TorchRandom("cpu", n)]))[0], together[n])
+        choice = TorchRandom("cpu", n, "choice")
+        _, chosen, centred = (float(choice.uniform((1,))) for _ in range(3))
+        white = clip + TorchRandom("cpu", n).normal(clip.shape) * (torch.tensor(30.0) / 255)
+        assert torch.allclose(together[n], white, atol=1e-6) == (chosen >= 0.5)
+        kinds.add((chosen < 0.5, centred < 0.5))
+    assert len(kinds) == 4

@@ -57,9 +57,8 @@ class Footage(Noise):
 
     def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
         white = random.normal(clean.shape).to(clean.device)  # (..., T, 3, H, W)
-        height, width = clean.shape[-2:]
         clips = clean.shape[:-4]
-        coarse = (*clean.shape[:-3], 2, -(-height // 2), -(-width // 2))
+        coarse = (*clean.shape[:-3], 2, *(-(-side // 2) for side in clean.shape[-2:]))
         choice = random.fresh("choice")
         ratio = torch.full(clips, self.most_chroma, device=clean.device)
         if self.least_chroma < self.most_chroma:
@@ -67,19 +66,26 @@ class Footage(Noise):
                 self.most_chroma - self.least_chroma
             )
         chroma = random.stream("chroma").normal(coarse).to(clean.device) * _for_clips(ratio)
-        between, on = (chroma_to_luma_grid(chroma, height, width, centred) for centred in (True, False))
-        luma = sum(plane * weight for plane, weight in zip(white.unbind(-3), LUMA))
-        assert isinstance(luma, torch.Tensor)
-        luma = luma / LUMA_GAIN
         chosen = choice.uniform(clips).to(clean.device) < self.share
         centred = choice.uniform(clips).to(clean.device) < 0.5
-        cb, cr = torch.where(_for_clips(centred), between, on).unbind(-3)
-        coloured = LUMA_GAIN * torch.stack(
-            [luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb], -3
-        )
-        if self.share < 1:
-            coloured = torch.where(_for_clips(chosen), coloured, white)
-        return clean + coloured * std
+        # Only for the clips that get it, and only on the grid that each has.
+        white, chroma = white.reshape(-1, *white.shape[-4:]), chroma.reshape(-1, *chroma.shape[-4:])
+        for grid in (True, False):
+            picked = (chosen & (centred == grid)).flatten().nonzero().flatten()
+            if len(picked):
+                white[picked] = _coloured(white[picked], chroma[picked], grid)
+        return clean + white.reshape(clean.shape) * std
+
+
+def _coloured(white: torch.Tensor, chroma: torch.Tensor, centred: bool) -> torch.Tensor:
+    """White RGB noise `(N, T, 3, H, W)` with its luma kept and coarse chroma `(N, T, 2, h, w)` in place of its own."""
+    height, width = white.shape[-2:]
+    luma = sum(plane * weight for plane, weight in zip(white.unbind(-3), LUMA))
+    assert isinstance(luma, torch.Tensor)
+    luma = luma / LUMA_GAIN
+    cb, cr = chroma_to_luma_grid(chroma, height, width, centred).unbind(-3)
+    planes = [luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb]
+    return LUMA_GAIN * torch.stack(planes, -3)
 
 
 def _for_clips(values: torch.Tensor) -> torch.Tensor:
