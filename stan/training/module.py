@@ -168,6 +168,7 @@ class DenoisingModule(pl.LightningModule):
             lr=options.lr,
             betas=(options.betas[0], options.betas[1]),
             weight_decay=options.weight_decay,
+            fused=self._fuses() or None,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self._rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -218,6 +219,15 @@ class DenoisingModule(pl.LightningModule):
             weights["ema.n_averaged"] = torch.zeros_like(self.ema.n_averaged)
             for key in self.model.state_dict():
                 weights[f"ema.module.{key}"] = weights[f"model.{key}"].clone()
+
+    def _fuses(self) -> bool:
+        """Whether AdamW changes a tensor in one pass: on a CPU several times as fast, and the same but for rounding.
+
+        It takes tensors as they lie in memory and does not look how, so all must lie plainly; autograd makes gradients
+        lie as their parameters do. Not on a GPU, where it would undo the scale of gradients after they were clipped.
+        """
+        parameters = self.model.parameters()
+        return all(p.device.type == "cpu" and p.is_floating_point() and p.is_contiguous() for p in parameters)
 
     def _rate_factor(self, step: int) -> float:
         options = self.config.optimizer

@@ -14,8 +14,11 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch import nn
 
 from stan import losses
+from stan.config import load
 from stan.errors import ConfigError
 from stan.training.ema import moving_average
+from stan.training.fit import build_network
+from stan.training.module import DenoisingModule
 from stan.training.schedule import learning_rate_factor
 
 
@@ -91,3 +94,27 @@ def test_moving_average_is_the_recurrence() -> None:
         expected = keep * expected + (1 - keep) * model.weight.detach()
     torch.testing.assert_close(average.module.weight, expected)
     assert not average.module.weight.requires_grad
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_the_optimiser_is_adamw(layout: torch.memory_format) -> None:
+    """Its formulas (Loshchilov and Hutter, ICLR 2019), whether or not it changes whole tensors in one pass."""
+    config = load("train/demo.yaml", ["optimizer.weight_decay=0.1", "optimizer.warmup_steps=0"])
+    network = build_network(config).to(memory_format=layout)
+    module = DenoisingModule(network, config)
+    optimizer = module.configure_optimizers()["optimizer"]
+    (group,) = optimizer.param_groups
+    assert bool(group["fused"]) == (layout == torch.contiguous_format)  # it looks at no layout
+    generator = torch.Generator().manual_seed(0)
+    weight = network.clean.enter.weight
+    w, m, v = weight.detach().double().clone(), 0.0, 0.0
+    (first, second), rate = group["betas"], group["lr"]
+    for step in range(1, 4):
+        gradient = torch.randn(weight.shape, generator=generator)
+        weight.grad = gradient.clone(memory_format=torch.contiguous_format).to(memory_format=layout)
+        optimizer.step()
+        g = gradient.double()
+        m, v = first * m + (1 - first) * g, second * v + (1 - second) * g**2
+        w = w - rate * 0.1 * w
+        w = w - rate * (m / (1 - first**step)) / ((v / (1 - second**step)).sqrt() + 1e-8)
+        assert torch.allclose(weight.detach().double(), w, atol=1e-6)
