@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -40,9 +38,6 @@ FAR = 2
 """Cells along each side of the squares, 3x3 of which the surplus of the noisy difference is averaged over as well: a
 small square says where a match fails, a large one says it with more certainty."""
 
-TOGETHER = 4
-"""Frames that are averaged at a time where no gradient is wanted: what they need then fits in the cache, or nearly."""
-
 
 class Merged(NamedTuple):
     """What the aligned frames give, at full resolution and by block (h = H/2, w = W/2).
@@ -70,7 +65,7 @@ class Merged(NamedTuple):
     frames: Tensor
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """Where the matches are, with one match in each other searched frame, and what they are taken from. At full
     resolution H x W, by block (h, w), and by query of the search (h', w'); without gradient."""
 
@@ -140,15 +135,9 @@ class Merge(nn.Module):
         self.correction = Correction(hidden) if hidden else None
 
     def forward(
-        self,
-        noisy: Tensor,
-        cleaned: Tensor,
-        features: Tensor,
-        level: Tensor,
-        flow: FlowPair,
-        keep: slice = slice(None),
+        self, noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor, flow: FlowPair
     ) -> Merged:
-        """Merge a clip.
+        """Merge a clip: `average` what `look` finds, for all its frames.
 
         Args:
             noisy: `(B, T, 3, H, W)`, H and W even.
@@ -156,47 +145,13 @@ class Merge(nn.Module):
             features: `(B, T, F, h, w)`, what else is to be merged in the same way; F may be 0.
             level: `(B, T, 1, h, w)`, standard deviation of the noise in units of the video.
             flow: displacements between neighbouring frames, at full resolution.
-            keep: the frames for which the result is wanted.
         """
-        parts = [*self.parts(noisy, cleaned, features, level, flow, keep, together=noisy.shape[1])]
-        return parts[0]
-
-    def parts(
-        self,
-        noisy: Tensor,
-        cleaned: Tensor,
-        features: Tensor,
-        level: Tensor,
-        flow: FlowPair,
-        keep: slice = slice(None),
-        *,
-        together: int = TOGETHER,
-    ) -> Iterator[Merged]:
-        """`forward` of so many frames after the other as go `together`."""
-        kind = noisy.device.type
-        cast = (
-            torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        )  # for the correction only
-        t = noisy.shape[1]
-        begin, end, _ = keep.indices(t)
-        exact = partial(
-            torch.autocast, kind, enabled=False
-        )  # never held open while the caller has the result
-        noisy, cleaned, features = noisy.float(), cleaned.detach().float(), features.float()
-        with exact():
-            found = self._found(noisy, cleaned, level, flow) if t > 1 else None
-        for first in range(begin, end, together):
-            part = slice(first, min(end, first + together))
-            with exact():
-                if found is None:
-                    merged = alone(*(x[:, part] for x in (noisy, cleaned, features, level)))
-                else:
-                    merged = self._average(noisy, cleaned, features, level, found, part, cast)
-            yield merged
+        return self.average(self.look(noisy, cleaned, level, flow), features, level)
 
     @torch.no_grad()
-    def _found(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair) -> _Found:
-        """Where the match of each frame is in each of the others."""
+    def look(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair) -> Found:
+        """Where the match of each frame is in each of the others. Arguments as of `forward`."""
+        noisy, cleaned = noisy.float(), cleaned.float()
         t = noisy.shape[1]
         order = [*range(t), *[t - 1] * (self.slots - t)]  # a short clip is filled up; copies are not used
         searched = cleaned if len(order) == t else cleaned[:, order]
@@ -224,20 +179,20 @@ class Merge(nn.Module):
         both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
         small = F.avg_pool2d(both.flatten(0, 1), GRID).unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
         misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
-        return _Found(displacement, moved * better.unsqueeze(3), frames, misfit, both, small)
+        return Found(displacement, moved * better.unsqueeze(3), frames, misfit, both, small)
 
-    def _average(
-        self,
-        noisy: Tensor,
-        cleaned: Tensor,
-        features: Tensor,
-        level: Tensor,
-        found: _Found,
-        part: slice,
-        cast: torch.dtype | None,
-    ) -> Merged:
-        """The frames `part` of a clip averaged with their matches; the correction runs under autocast to `cast`."""
+    def average(self, found: Found, features: Tensor, level: Tensor, part: slice = slice(None)) -> Merged:
+        """Average some frames of a clip with their matches.
+
+        Args:
+            found: what `look` gave for the clip.
+            features: as of `forward`, of the whole clip.
+            level: the same.
+            part: the frames for which the result is wanted.
+        """
         h, w = level.shape[3:]
+        part = slice(*part.indices(level.shape[1])[:2])
+        features = features.float()
         with torch.no_grad():
             level, own_features = level[:, part], features[:, part]
             near, lattice = found.misfit[:, part], found.frames[:, part]
@@ -266,10 +221,9 @@ class Merge(nn.Module):
                 (10 * by_cell(level)).expand_as(near),
                 ((lattice - this).abs().float() - 1).clamp(0, 4),
                 torch.hypot(*steps.unbind(3)).log1p(),
-                by_cell(detail(cleaned[:, part])).expand_as(near),
+                by_cell(detail(found.both[:, part, 3:])).expand_as(near),
             ]
-            with torch.autocast(noisy.device.type, dtype=cast, enabled=cast is not None):
-                change = self.correction(torch.stack(seen, 3))  # (B, n, K-1, h', w')
+            change = self.correction(torch.stack(seen, 3))  # (B, n, K-1, h', w')
             logits = logits + repeated(change, CELL)[..., :h, :w]
         logits = logits.masked_fill(missing, -torch.inf)
         weights = torch.cat([torch.zeros_like(level), logits], 2).softmax(2)  # (B, n, K, h, w)
@@ -317,7 +271,7 @@ class Merge(nn.Module):
         pixels = GRID**2  # the noise of their mean has this part of the variance
         strange = (squares[:, :, :, :3].mean(3) * pixels).div_(variance).sub_(1 + share_kept(offsets / GRID))
         wide = squares[:, :, :, 3:].mean(3).div_(variance)
-        wide, strange = (average(by_cell(x), SUPPORT) for x in (wide.clamp_(max=1e4), strange.clamp_(max=10)))
+        wide, strange = (smoothed(by_cell(x), SUPPORT) for x in (wide.clamp_(max=1e4), strange.clamp_(max=10)))
         return wide, strange.clamp_(-1, 4)
 
 
@@ -397,7 +351,7 @@ def by_cell(x: Tensor) -> Tensor:
 
 def coarse(x: Tensor) -> Tensor:
     """`(B, T, K, h', w')`, each value replaced by the mean over the 3x3 squares of `FAR` x `FAR` around it."""
-    return repeated(average(pooled(x, FAR), 3), FAR)[..., : x.shape[3], : x.shape[4]]
+    return repeated(smoothed(pooled(x, FAR), 3), FAR)[..., : x.shape[3], : x.shape[4]]
 
 
 def pooled(x: Tensor, side: int) -> Tensor:
@@ -413,7 +367,7 @@ def detail(cleaned: Tensor) -> Tensor:
     return 20 * F.avg_pool2d(departs, GRID).unsqueeze(2)
 
 
-def average(x: Tensor, side: int) -> Tensor:
+def smoothed(x: Tensor, side: int) -> Tensor:
     """`(B, T, K, h, w)`, each value replaced by the mean over the square of `side` around it, inside the frame."""
     return F.avg_pool2d(x.flatten(0, 1), side, 1, side // 2, count_include_pad=False).unflatten(
         0, x.shape[:2]

@@ -36,6 +36,9 @@ Natural = Annotated[int, at_least(0)]
 BLOCK = 2
 """Side of the pixel blocks that are moved into the channels: both passes work at half resolution."""
 
+TOGETHER = 4
+"""Frames that are averaged at a time where no gradient is wanted: what they need then fits in the cache, or nearly."""
+
 
 @dataclass(frozen=True)
 class TwoPassSettings:
@@ -163,10 +166,12 @@ class TwoPass(VideoDenoiser):
         level = block_level(noise_map, noisy)
         if torch.is_grad_enabled():
             return self._again(noisy, level, before, flow, keep)[0]
-        done = keep.indices(noisy.shape[1])[0]
+        found = self.merge.look(noisy, before.frames, level, flow)
+        begin, end, _ = keep.indices(noisy.shape[1])
         made = []
-        for merged in self.merge.parts(noisy, before.frames, before.features, level, flow, keep):
-            part = slice(done, done := done + merged.weights.shape[1])
+        for first in range(begin, end, TOGETHER):
+            part = slice(first, min(end, first + TOGETHER))
+            merged = self.merge.average(found, before.features, level, part)
             made.append(self._clean(noisy[:, part], level[:, part], merged))
         return Cleaned(*(torch.cat(parts, 1) for parts in zip(*made)))
 
@@ -192,7 +197,8 @@ class TwoPass(VideoDenoiser):
         self, noisy: Tensor, level: Tensor, before: Cleaned, flow: FlowPair, keep: slice = slice(None)
     ) -> tuple[Cleaned, Merged]:
         """Merge the frames and clean the mean of those of `keep`; also what the merge gave."""
-        merged = self.merge(noisy, before.frames, before.features, level, flow, keep)
+        found = self.merge.look(noisy, before.frames, level, flow)
+        merged = self.merge.average(found, before.features, level, keep)
         return self._clean(noisy[:, keep], level[:, keep], merged), merged
 
     def _alone(self, noisy: Tensor, level: Tensor) -> Merged:
