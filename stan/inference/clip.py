@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from stan.errors import StanError
-from stan.flow import FlowPair, PairwiseFlow
+from stan.flow import FlowPair, PairwiseFlow, ZeroFlow
 from stan.inference.memory import trim_heap
 from stan.inference.pace import Pace, Tell
-from stan.inference.precision import DType, type_of
+from stan.inference.precision import DType, casting, type_of
 from stan.inference.tiling import TilePlan, blend_weights, round_up
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class ClipRunner:
     ) -> None:
         self.model = model
         self.dtype = type_of(dtype, device_of(model))
+        self.by_passes = by_passes(model, flow)
         self.pace = Pace(model)
         self.flow = flow
         if isinstance(flow, FlowPair):
@@ -119,8 +120,7 @@ class ClipRunner:
         """The network on one tile `(T, 3, h, w)`; `flow` as `(T, 2, h, w)` each."""
         if noisy.device.type == "cpu" and noisy.numel() >= TRIM_ABOVE:
             trim_heap()
-        cast = nullcontext() if self.dtype is None else torch.autocast(noisy.device.type, self.dtype)
-        with cast:
+        with casting(self.dtype, noisy.device):
             clean = self.model(
                 noisy.contiguous()[None],
                 None if sigma is None else sigma.contiguous()[None],
@@ -190,6 +190,11 @@ def flow_frames(source: FlowOf | FlowPair, length: int, height: int, width: int)
     if not isinstance(source, PairwiseFlow):
         return length
     return min(length, max(2, FLOW_PIXELS // (height * width)))
+
+
+def by_passes(model: VideoDenoiser, flow: FlowOf | FlowPair | None) -> bool:
+    """Whether the network can be run pass by pass: it has passes, and flow needs no more than two neighbours."""
+    return model.passes > 0 and flow is None and isinstance(model.source, PairwiseFlow | ZeroFlow)
 
 
 def needs_flow(model: VideoDenoiser) -> bool:

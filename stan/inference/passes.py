@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING
@@ -16,14 +15,14 @@ from torch import Tensor
 
 from stan.data.frame import Frame
 from stan.device import choose
-from stan.flow import FlowPair, PairwiseFlow, ZeroFlow
+from stan.flow import FlowPair
 from stan.inference.chunks import ChunkDenoiser, planned, smaller
-from stan.inference.clip import as_float, device_of, evaluating
+from stan.inference.clip import as_float, by_passes, device_of, evaluating
 from stan.inference.levels import warn_untrained
-from stan.inference.memory import is_out_of_memory, release_memory
+from stan.inference.memory import is_out_of_memory, release_memory, trim_heap
 from stan.inference.options import Options
 from stan.inference.overlap import Reading
-from stan.inference.precision import type_of
+from stan.inference.precision import casting, type_of
 from stan.inference.tiling import TilePlan, blend_weights
 from stan.models.base import Cleaned, pad_space
 
@@ -33,16 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("stan.inference")
 
 
-def in_passes(model: VideoDenoiser, options: Options) -> bool:
-    """Whether the network can be run pass by pass: it has passes, and flow needs no more than two neighbours."""
-    return model.passes > 0 and options.flow is None and isinstance(model.source, PairwiseFlow | ZeroFlow)
-
-
 def denoiser(
     model: VideoDenoiser, options: Options, total: int | None = None, ahead: int = 0
 ) -> PassDenoiser | ChunkDenoiser:
     """What takes frames through the network: pass by pass where it can be, else in chunks. Arguments as for these."""
-    if in_passes(model, options):
+    if by_passes(model, options.flow):
         return PassDenoiser(model, options, total, ahead=ahead)
     return ChunkDenoiser(model, options, total)
 
@@ -67,7 +61,7 @@ class PassDenoiser:
     unless there are tiles. When memory runs out, smaller groups are tried, then smaller tiles.
 
     Args:
-        model: the network; see `in_passes`.
+        model: the network; see `by_passes`.
         options: how.
         total: number of frames if it is known, for the progress and the memory plan.
         ahead: frames that the first pass runs ahead in a thread of its own, so that no core waits; 0 has none.
@@ -208,10 +202,11 @@ class PassDenoiser:
             self._tell(end - done)
             for item, frames, features in zip(held[done:end], made.frames[0], made.features[0]):
                 yield replace(item, frames=frames, features=features, flow=None)
-            done = end
+            made, done = None, end  # not beside what comes next
 
     def _merged(self, clip: Sequence[_Seen], keep: slice) -> Cleaned | None:
         """The frames `keep` of a clip behind the pass; None if memory ran out."""
+        trim_heap()
         flow = self._flow(clip)
         noisy, frames, features = (
             torch.stack([getattr(item, name) for item in clip])[None]
@@ -249,9 +244,8 @@ class PassDenoiser:
         """What `run` makes of the parts of frames `(1, T, 3, H, W)`, put together; None if memory ran out, after which
         the plan is smaller."""
         height, width = noisy.shape[-2:]
-        cast = nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         try:
-            with torch.no_grad(), cast:
+            with torch.no_grad(), casting(self.dtype, self.device):
                 return self._parts(height, width, run)
         except Exception as error:
             if not is_out_of_memory(error):

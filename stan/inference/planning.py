@@ -6,12 +6,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from platformdirs import user_cache_path
+from torch import Tensor
 
 from stan.errors import StanError
 from stan.files import write_text
@@ -25,7 +26,7 @@ from stan.inference.memory import (
     peak_allocation,
     release_memory,
 )
-from stan.inference.precision import DType
+from stan.inference.precision import DType, casting
 from stan.inference.tiling import TilePlan, round_up
 from stan.ops.backend import in_use
 from stan.source import source_hash
@@ -40,6 +41,9 @@ FREE_PART = {"cpu": 0.5, "cuda": 0.8}
 
 MOST_FRAMES = 32
 """Frames per chunk at most: more saves next to no work, and delays the first frame."""
+
+SEARCH_PART = 0.3
+"""What of the work of a network that is run pass by pass goes into the search: `stan_tiny`'s on a CPU."""
 
 LEAST_PROBE, LARGEST_PROBE = 50_000, 500_000
 """Pixels, of all frames, that the measurement goes up to at least and at most."""
@@ -58,23 +62,30 @@ memory here). `measure` leaves them out: its first probe is not counted, and mos
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What a network takes at its peak on one tile: ``base + per_pixel * frames * height * width`` bytes.
+    """What a network takes at its peak on one tile: ``base + (per_pixel * frames + together) * height * width`` bytes.
 
     Attributes:
         base: bytes that do not depend on the tile's size.
         per_pixel: bytes per pixel of each frame of a tile.
         flow_per_pixel: bytes per pixel of each frame of a chunk while its flow is estimated, beside the flow
             itself.
+        kept: bytes per pixel of a frame that a pass leaves for the next one, of a network that is run pass by pass:
+            the others are those of the next pass then. 0 for a network that is run on whole chunks.
+        together: bytes per pixel of a tile of any length: what a pass takes for the few frames it has in hand.
+        first: bytes per pixel that the first pass takes for one frame, which it may do beside the next pass.
     """
 
     base: float
     per_pixel: float
     flow_per_pixel: float
+    kept: float = 0.0
+    together: float = 0.0
+    first: float = 0.0
 
     def tile(self, model: VideoDenoiser, frames: int, height: int, width: int) -> float:
         """Bytes for one tile, as the network pads it."""
         frames = max(frames, least_frames(model))
-        return self.base + self.per_pixel * frames * padded_area(model, height, width)
+        return self.base + (self.per_pixel * frames + self.together) * padded_area(model, height, width)
 
     def video(
         self, runner: ClipRunner, plan: TilePlan, height: int, width: int, frames: int | None = None
@@ -82,20 +93,27 @@ class MemoryModel:
         """Bytes on the model's device for a video of `height` x `width`, of `frames` if that is known.
 
         Beside the network: frames waiting and denoised, the chunk as floats, its flow and the sum of its
-        tiles.
+        tiles. Pass by pass: frames waiting with their flow and what the last pass left, the same side by side for the
+        next pass, and the sum of its tiles.
         """
         chunk = plan.frames if frames is None else min(plan.frames, frames)
         area = height * width
         tile_h, tile_w = plan.tile(height, width, runner.model.multiple)
-        held, flow = 12.0 * chunk * area, 0.0
-        if runner.flow is not None:
-            held += 16 * chunk * area
-            flow = self.flow_per_pixel * flow_frames(runner.flow, chunk, height, width) * area
-        if (tile_h, tile_w) != (height, width):
-            held += 12 * chunk * area
-        peak = max(self.tile(runner.model, chunk, tile_h, tile_w), flow)
-        if runner.device.type == "cpu":
-            held += (6 * chunk + 12 * plan.frame_overlap) * area
+        tiled = (tile_h, tile_w) != (height, width)
+        on_cpu = runner.device.type == "cpu"
+        peak = self.tile(runner.model, chunk, tile_h, tile_w)
+        if self.kept:
+            held = (2 * (12 + self.kept + 16) + (self.kept if tiled else 0)) * chunk * area
+            peak += self.first * padded_area(runner.model, tile_h, tile_w)
+        else:
+            held = (24.0 if tiled else 12.0) * chunk * area
+            if runner.flow is not None:
+                held += 16 * chunk * area
+                estimating = flow_frames(runner.flow, chunk, height, width)
+                peak = max(peak, self.flow_per_pixel * estimating * area)
+            if on_cpu:
+                held += (6 * chunk + 12 * plan.frame_overlap) * area
+        if on_cpu:
             peak += min(HEAP_PART * peak, HEAP_MOST) + LIBRARIES
         return held + peak
 
@@ -138,10 +156,11 @@ def _measure(runner: ClipRunner) -> MemoryModel:
     height = width = round_up(64, model.multiple)
     points: list[tuple[int, int]] = []
     flow_per_pixel = 0.0
-    _probe(runner, frames, height, width)  # libraries load their code and make their buffers on first use
+    probe = _probe_pass if runner.by_passes else _probe
+    probe(runner, frames, height, width)  # libraries load their code and make their buffers on first use
     while True:
         try:
-            peak, flow = _probe(runner, frames, height, width)
+            peak, flow = probe(runner, frames, height, width)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -160,7 +179,28 @@ def _measure(runner: ClipRunner) -> MemoryModel:
     release_memory(device)
     if not points:
         raise StanError(f"out of memory on {device} on a tile of {frames} frames of {height}x{width}")
-    return fit(points, flow_per_pixel)
+    needs = fit(points, flow_per_pixel)
+    return _of_passes(runner, needs, frames) if runner.by_passes else needs
+
+
+def _of_passes(runner: ClipRunner, needs: MemoryModel, frames: int) -> MemoryModel:
+    """What was measured on clips of `frames`, with what a pass keeps, and told apart what grows with the frames."""
+    height, width = 2 * (round_up(128, runner.model.multiple),)
+    shorter, longer = (_probe_pass(runner, n, height, width)[0] for n in (frames, 2 * frames))
+    per_pixel = (longer - shorter) / (frames * height * width)
+    together = max(0.0, (needs.per_pixel - per_pixel) * frames)
+    noisy, level = _clip(runner, 1, height, width)
+    with torch.no_grad(), evaluating(runner.model), casting(runner.dtype, runner.device):
+        left = runner.model.first_pass(noisy, level)
+        first = peak_allocation(runner.device, lambda: runner.model.first_pass(noisy, level))
+    area = height * width
+    return replace(
+        needs,
+        per_pixel=needs.per_pixel - together / frames,
+        kept=sum(x.nbytes for x in left) / area,
+        together=together,
+        first=first / area,
+    )
 
 
 def _probe(runner: ClipRunner, frames: int, height: int, width: int) -> tuple[int, int]:
@@ -182,6 +222,21 @@ def _probe(runner: ClipRunner, frames: int, height: int, width: int) -> tuple[in
                 flow = peak_allocation(runner.device, lambda: source(noisy[None]))
         peak = peak_allocation(runner.device, lambda: runner.tile(noisy, sigma, pair))
     return peak, flow
+
+
+def _probe_pass(runner: ClipRunner, frames: int, height: int, width: int) -> tuple[int, int]:
+    """Peak bytes of the next pass of all frames of one tile, and none for flow, of which passes see two frames."""
+    noisy, level = _clip(runner, frames, height, width)
+    flow = FlowPair(*noisy.new_zeros(2, 1, frames, 2, height, width))
+    with torch.no_grad(), evaluating(runner.model), casting(runner.dtype, runner.device):
+        left = runner.model.first_pass(noisy, level)
+        return peak_allocation(runner.device, lambda: runner.model.next_pass(noisy, level, left, flow)), 0
+
+
+def _clip(runner: ClipRunner, frames: int, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+    """A clip and its noise level, as passes take them."""
+    noisy = torch.full((1, frames, 3, height, width), 0.5, device=runner.device)
+    return noisy, None if runner.model.blind else noisy.new_full((1, frames, 1, 1, 1), 0.1)
 
 
 def fit(points: list[tuple[int, int]], flow_per_pixel: float = 0.0) -> MemoryModel:
@@ -295,7 +350,7 @@ def plan_tiles(
                 if smallest is None or expected < smallest[0]:
                     smallest = expected, plan
                 if expected <= budget:
-                    work = plan.work(height, width, model.multiple, frames)
+                    work = work_of(runner, plan, height, width, frames)
                     if best is None or (work, expected) < best[:2]:
                         best = work, expected, plan
                     break
@@ -309,6 +364,19 @@ def plan_tiles(
         format_size(budget),
     )
     return smallest[1]
+
+
+def work_of(runner: ClipRunner, plan: TilePlan, height: int, width: int, frames: int | None = None) -> float:
+    """Work for each pixel given out, 1 or more: pixels computed; pass by pass only the search is done for more frames
+    than are given out."""
+    model = runner.model
+    if not runner.by_passes:
+        return plan.work(height, width, model.multiple, frames)
+    within = plan.work(height, width, model.multiple, plan.frames)  # of the tiles alone
+    if frames is not None and frames <= plan.frames:
+        return within
+    group = max(1, plan.frames - 2 * model.pass_reach)
+    return within * (1 + SEARCH_PART * (plan.frames / group - 1))
 
 
 def candidates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -25,3 +26,8 @@ def fast_type(device: torch.device) -> torch.dtype | None:
 def type_of(dtype: DType, device: torch.device) -> torch.dtype | None:
     """The type that an option names, for `torch.autocast`; None is float32, without it."""
     return fast_type(device) if isinstance(dtype, str) else dtype
+
+
+def casting(dtype: torch.dtype | None, device: torch.device) -> AbstractContextManager[None]:
+    """The context in which a network runs in a type that `type_of` gave."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

@@ -21,14 +21,14 @@ from stan.device import choose
 from stan.errors import StanError, VideoError
 from stan.flow import FlowPair
 from stan.inference.chunks import stack_sigma
-from stan.inference.clip import ClipRunner, needs_flow
+from stan.inference.clip import ClipRunner, by_passes, needs_flow
 from stan.inference.denoise import prepare
 from stan.inference.enlarge import scale_of
 from stan.inference.files import Result
 from stan.inference.levels import NoiseLevels, found_if_not_given, warn_untrained
 from stan.inference.options import DEFAULTS, Options
 from stan.inference.overlap import Reading, Writing
-from stan.inference.passes import PassDenoiser, in_passes
+from stan.inference.passes import PassDenoiser
 from stan.inference.tiling import TilePlan
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class _Seen(NamedTuple):
 def stream_denoiser(model: VideoDenoiser, options: Options) -> StreamDenoiser | PassDenoiser:
     """What denoises a stream: networks that go over the frames in passes keep what the earlier ones gave."""
     reach = model.temporal_reach
-    if not in_passes(model, options) or options.window not in (None, 2 * reach + 1):
+    if not by_passes(model, options.flow) or options.window not in (None, 2 * reach + 1):
         return StreamDenoiser(model, options)
     seen = 2 * model.pass_reach
     return PassDenoiser(model, replace(options, tiles=TilePlan(seen + 1, seen), memory=None), live=True)

@@ -271,7 +271,9 @@ class Merge(nn.Module):
         pixels = GRID**2  # the noise of their mean has this part of the variance
         strange = (squares[:, :, :, :3].mean(3) * pixels).div_(variance).sub_(1 + share_kept(offsets / GRID))
         wide = squares[:, :, :, 3:].mean(3).div_(variance)
-        wide, strange = (smoothed(by_cell(x), SUPPORT) for x in (wide.clamp_(max=1e4), strange.clamp_(max=10)))
+        wide, strange = (
+            smoothed(by_cell(x), SUPPORT) for x in (wide.clamp_(max=1e4), strange.clamp_(max=10))
+        )
         return wide, strange.clamp_(-1, 4)
 
 

@@ -81,6 +81,9 @@ def test_larger_tiles_are_predicted_on_a_gpu(name: str) -> None:
         pytest.param("unet_small", (10, 480, 854), "TilePlan(10, 2)", marks=pytest.mark.slow),
         pytest.param("unet_tiny", (40, 480, 854), "TilePlan(16, 4, 256, 448, 64)", marks=pytest.mark.slow),
         pytest.param("stan", (8, 256, 320), "TilePlan(8, 2)", marks=pytest.mark.slow),
+        ("stan_tiny", (24, 320, 480), "TilePlan(12, 2)"),
+        pytest.param("stan_tiny", (48, 480, 854), "TilePlan(32, 2)", marks=pytest.mark.slow),
+        pytest.param("stan_tiny", (30, 480, 854), "TilePlan(10, 2, 256, 448, 64)", marks=pytest.mark.slow),
     ],
 )
 def test_the_process_grows_as_predicted(name: str, size: tuple[int, int, int], plan: str) -> None:
@@ -115,20 +118,39 @@ def test_the_process_grows_as_predicted(name: str, size: tuple[int, int, int], p
     assert expected == pytest.approx(grown, rel=0.25)
 
 
-@pytest.mark.parametrize("budget", ["400MiB", "1GiB", "4GiB", "64GiB"])
-def test_a_plan_fits_its_budget_and_no_larger_one_would_do_less_work(
-    tiny: VideoDenoiser, budget: str
-) -> None:
+@pytest.mark.parametrize("name", ["unet_tiny", "stan_tiny"])
+@pytest.mark.parametrize("budget", ["500MiB", "1GiB", "4GiB", "64GiB"])
+def test_a_plan_fits_its_budget_and_no_larger_one_would_do_less_work(name: str, budget: str) -> None:
     height, width = 480, 854
-    runner, allowed = ClipRunner(tiny), planning.parse_size(budget)
-    chosen = plan_tiles(tiny, (height, width), memory=budget)
+    model = build(name).eval()
+    runner, allowed = ClipRunner(model), planning.parse_size(budget)
+    chosen = plan_tiles(model, (height, width), memory=budget)
     needs = measure(runner)
     assert needs.video(runner, chosen, height, width) <= allowed
-    work = chosen.work(height, width, tiny.multiple)
-    for row in planning.candidates(tiny, height, width, None, chosen.overlap):
+    work = planning.work_of(runner, chosen, height, width)
+    for row in planning.candidates(model, height, width, None, chosen.overlap):
         for plan in row:
             if needs.video(runner, plan, height, width) <= allowed:
-                assert plan.work(height, width, tiny.multiple) >= work
+                assert planning.work_of(runner, plan, height, width) >= work
+
+
+def test_a_pass_is_told_apart_in_what_grows_with_frames_and_what_does_not() -> None:
+    """Clips of other lengths and sizes than any that was measured, of a network that is run pass by pass."""
+    model = build("stan_tiny").eval()
+    runner = ClipRunner(model)
+    needs = measure(runner)
+    assert (
+        needs.kept == 12 + 4 * model.settings["features"] / 4
+    )  # float32: a frame, and features by 2x2 pixels
+    for frames, height, width in ((7, 192, 256), (20, 128, 160), (30, 96, 128)):
+        noisy = torch.rand(1, frames, 3, height, width)
+        level = torch.full((1, frames, 1, 1, 1), 0.1)
+        flow = FlowPair(*noisy.new_zeros(2, 1, frames, 2, height, width))
+        with torch.no_grad():
+            left = model.first_pass(noisy, level)
+            run = partial(model.next_pass, noisy, level, left, flow)
+            actual = peak_allocation(torch.device("cpu"), run)
+        assert needs.tile(model, frames, height, width) == pytest.approx(actual, rel=0.15)
 
 
 def test_more_memory_means_less_work(tiny: VideoDenoiser) -> None:
