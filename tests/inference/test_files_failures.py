@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stan.data.video import CopiedPacket, Frame, OutputSettings, VideoClip, VideoWriter, open_source
 from stan.data.video.pictures import read_picture
+from stan.data.video.unfinished import MACHINE
 from stan.errors import VideoError
 from stan.inference import Options
 from stan.inference.files import denoise_file, preview_file
@@ -156,23 +157,24 @@ def test_what_killed_runs_left_is_removed(tmp_path: Path, source: Path) -> None:
     """Hidden files of dead processes go when the same output is written again; those that may be in use stay."""
     ended = subprocess.Popen(["true"])
     ended.wait()
-    old = time.time() - 7200
-    names = {
-        f".out.part-{ended.pid}.mp4": old,
-        f".out.part-{os.getppid()}.mp4": old,  # of a process that lives
-        f".out.part-{10**30}.mp4": old,  # no process number
-        f".other.part-{ended.pid}.mp4": old,
-        f".frames.part-{ended.pid}": old,
+    old, now = time.time() - 7200, time.time()
+    gone = {
+        f".out.part-{MACHINE}-{ended.pid}.mp4": now,
+        f".out.part-0123abcd-{os.getpid()}.mp4": old,  # of another machine, and nothing writes it
+        f".frames.part-{MACHINE}-{ended.pid}": now,
     }
-    for name, when in names.items():
-        (tmp_path / name).touch() if name.endswith(".mp4") else (tmp_path / name).mkdir()
+    stay = {
+        f".out.part-{MACHINE}-{os.getppid()}.mp4": old,  # of a process that lives
+        f".out.part-{MACHINE}-{10**30}.mp4": old,  # no process number
+        f".out.part-0123abcd-{ended.pid}.mp4": now,  # of another machine, perhaps being written
+        f".other.part-{MACHINE}-{ended.pid}.mp4": old,
+    }
+    for name, when in {**gone, **stay}.items():
+        (tmp_path / name).mkdir() if name.startswith(".frames") else (tmp_path / name).touch()
         os.utime(tmp_path / name, (when, when))
-    fresh = f".fresh.part-{ended.pid}.mp4"  # perhaps of another machine that shares the folder
-    (tmp_path / fresh).touch()
-    for output in ("out.mp4", "fresh.mp4", "frames"):
+    for output in ("out.mp4", "frames"):
         denoise_file(identity(), source, tmp_path / output, TILES)
-    gone = [f".out.part-{ended.pid}.mp4", f".frames.part-{ended.pid}"]
-    assert left(tmp_path) == sorted([*(set(names) - set(gone)), fresh, "out.mp4", "fresh.mp4", "frames"])
+    assert left(tmp_path) == sorted([*stay, "out.mp4", "frames"])
 
 
 def test_reading_computing_and_writing_overlap(

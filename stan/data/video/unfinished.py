@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import shutil
 import time
+import zlib
 from pathlib import Path
 
 from stan.errors import VideoError
 
 STALE = 3600.0
-"""Seconds without a change after which what a dead process left is removed."""
+"""Seconds without a change after which what a process of another machine left is removed."""
+
+MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+"""This machine, or container, by its name."""
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.EPERM)
 
@@ -28,12 +33,15 @@ class Unfinished:
 
     def __init__(self, path: Path, *, folder: bool = False) -> None:
         mark = f".{path.stem}.part-"
-        self.place = path.with_name(f"{mark}{os.getpid()}{path.suffix}")
+        self.place = path.with_name(f"{mark}{MACHINE}-{os.getpid()}{path.suffix}")
         try:
             for left in path.parent.iterdir():
-                owner = left.name.removeprefix(mark).removesuffix(path.suffix)
-                if left.name.startswith(mark) and owner.isdigit() and _is_stale(left, int(owner)):
-                    _remove(left)
+                if left.name.startswith(mark) and left.name.endswith(path.suffix):
+                    machine, _, owner = left.name[len(mark) : len(left.name) - len(path.suffix)].partition(
+                        "-"
+                    )
+                    if owner.isdigit() and _is_stale(left, machine, int(owner)):
+                        _remove(left)
             if folder:
                 self.place.mkdir()
             else:
@@ -56,11 +64,13 @@ class Unfinished:
         _remove(self.place)
 
 
-def _is_stale(path: Path, owner: int) -> bool:
+def _is_stale(path: Path, machine: str, owner: int) -> bool:
+    if machine != MACHINE:  # whether its process lives is not to be known, but its file changes
+        return time.time() - path.stat().st_mtime > STALE
     try:
         os.kill(owner, 0)
-    except ProcessLookupError:  # perhaps a process of another machine, whose file changes
-        return time.time() - path.stat().st_mtime > STALE
+    except ProcessLookupError:
+        return True
     except (OverflowError, PermissionError):
         pass
     return False
