@@ -95,9 +95,7 @@ def look(model: VideoDenoiser, video: Tensor, sigma: float | None, block: str | 
         StanError: a network that does not attend, a clip that is too short or small, an unknown block.
     """
     h, w = (side // model.multiple * model.multiple for side in video.shape[-2:])
-    least = max(
-        2, model.least_frames, model.temporal_reach + 1 if model.causal else 2 * model.temporal_reach + 1
-    )
+    least = max(2, model.temporal_reach + 1 if model.causal else 2 * model.temporal_reach + 1)
     if not h or not w or len(video) < least:
         raise StanError(
             f"the network needs {least} frames of at least {model.multiple}x{model.multiple} pixels, got {len(video)} "

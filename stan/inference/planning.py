@@ -84,7 +84,6 @@ class MemoryModel:
 
     def tile(self, model: VideoDenoiser, frames: int, height: int, width: int) -> float:
         """Bytes for one tile, as the network pads it."""
-        frames = max(frames, least_frames(model))
         return self.base + (self.per_pixel * frames + self.together) * padded_area(model, height, width)
 
     def video(
@@ -118,11 +117,6 @@ class MemoryModel:
         return held + peak
 
 
-def least_frames(model: VideoDenoiser) -> int:
-    """Frames that the network extends a shorter chunk to."""
-    return max(1, int(getattr(model, "least_frames", 1)))
-
-
 def padded_area(model: VideoDenoiser, height: int, width: int) -> int:
     """Pixels of a frame as the network pads it."""
     return round_up(height, model.multiple) * round_up(width, model.multiple)
@@ -152,7 +146,7 @@ def measure(runner: ClipRunner) -> MemoryModel:
 
 def _measure(runner: ClipRunner) -> MemoryModel:
     model, device = runner.model, runner.device
-    frames = round_up(max(least_frames(model), 2 * model.temporal_reach + 1), 2)
+    frames = round_up(2 * model.temporal_reach + 1, 2)
     height = width = round_up(64, model.multiple)
     points: list[tuple[int, int]] = []
     flow_per_pixel = 0.0
@@ -334,10 +328,7 @@ def plan_tiles(
     height, width = size
     budget = None if memory is None else parse_size(memory)
     if budget is None:
-        if (
-            frames is not None
-            and max(frames, least_frames(model)) * padded_area(model, height, width) <= 2**16
-        ):
+        if frames is not None and frames * padded_area(model, height, width) <= 2**16:
             return TilePlan(frames=max(frames, 5))  # smaller than what would be measured
         budget = int(free_memory(runner.device) * FREE_PART[runner.device.type])
     needs = measure(runner)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stan import ops
@@ -15,6 +16,9 @@ from stan.models.base import AttentionMap
 from stan.ops.geometry import slot_frames
 from stan.registry import alignments
 from stan.settings import above, at_least
+
+FAR = 1e3
+"""Value of the features of frames that are none: no true place is as unlike any other."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +303,7 @@ class SpaceTimeAttention(nn.Module):
         Args:
             x: `(N, C, H, W)` with N = clips*T.
             clips: B.
-            flow: displacements for the search, see `Alignment.forward`.
+            flow: displacements for the search, see `Alignment.forward`; if T < W_t it has W_t frames.
             earlier: matches of the first block of this stage.
 
         Returns:
@@ -308,7 +312,14 @@ class SpaceTimeAttention(nn.Module):
         query, key, value = (
             project(x).unflatten(0, (clips, -1)) for project in (self.query, self.key, self.value)
         )  # each (B, T, HD*C, H, W)
-        found = self.alignment(query, key, flow, earlier)
+        t, plan = query.shape[1], self.alignment.plan
+        missing = 0 if plan.causal or earlier is not None else 2 * plan.temporal_window + 1 - t
+        if missing <= 0:
+            found = self.alignment(query, key, flow, earlier)
+        else:
+            # The search wants W_t frames; those that fill a short clip up are like none of the others.
+            query, key = (F.pad(x, (0, 0, 0, 0, 0, 0, 0, missing), value=FAR) for x in (query, key))
+            found = within(self.alignment(query, key, flow, earlier), t)
         scores, offsets, frames = best(found, self.matches)
         weights = self.weights(scores)
         return self.aggregate(value, weights, offsets, frames), found, weights
@@ -324,6 +335,21 @@ def _find_scale(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> N
     """The way back."""
     if f"{prefix}log_scale" in state:
         state[f"{prefix}weights.log_scale"] = state.pop(f"{prefix}log_scale")
+
+
+def within(found: ops.Matches, frames: int) -> ops.Matches:
+    """Matches of a clip's first `frames` in each other; those in later ones are none."""
+    scores, offsets, places = (
+        found.scores[:, :, :frames],
+        found.offsets[:, :, :frames],
+        found.frames[:, :, :frames],
+    )
+    none = places >= frames
+    return ops.Matches(
+        scores.masked_fill(none, -torch.inf),
+        offsets.masked_fill(none.unsqueeze(-1), 0),
+        places.masked_fill(none, -1),
+    )
 
 
 def best(found: ops.Matches, matches: int) -> ops.Matches:

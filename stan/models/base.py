@@ -120,8 +120,8 @@ class Cleaned(NamedTuple):
 class VideoDenoiser(nn.Module):
     """Base of the networks: checks and pads a noisy video, finds its flow, crops what the core returns.
 
-    A subclass implements `forward_core`, which sees only sizes it likes: H and W multiples of `multiple`, and
-    T of at least `least_frames`.
+    A subclass implements `forward_core`, which sees only sizes it likes: H and W multiples of `multiple`. T is any
+    number, one included.
 
     A network of `passes` over the frames can also be run pass by pass, so that a long video is computed as it comes
     and nothing twice. Its output is then ``first_pass``, and ``passes - 1`` times ``next_pass`` with the flow of the
@@ -135,7 +135,6 @@ class VideoDenoiser(nn.Module):
         causal: no frame looks ahead.
         temporal_reach: frames each side that a frame's output uses directly.
         multiple: heights and widths that are multiples of it need no padding.
-        least_frames: clips of fewer frames are extended by reflection in time.
         source: the offset source used when no flow is given.
         trained: what the weights were trained for; None for fresh weights.
         passes: how many there are; 0 for a network that is run on whole clips only.
@@ -153,7 +152,6 @@ class VideoDenoiser(nn.Module):
         causal: bool,
         temporal_reach: int,
         multiple: int,
-        least_frames: int,
     ) -> None:
         super().__init__()
         self.name = name
@@ -163,7 +161,6 @@ class VideoDenoiser(nn.Module):
         self.causal = causal
         self.temporal_reach = temporal_reach
         self.multiple = multiple
-        self.least_frames = least_frames
         self.trained: Trained | None = None
 
     def forward_core(
@@ -248,26 +245,25 @@ class VideoDenoiser(nn.Module):
         Raises:
             DataError: for another layout, a missing or impossible sigma, or a flow of another size.
         """
-        padded, noise_map, flow, order = self._prepare(noisy, sigma, flow)
+        padded, noise_map, flow = self._prepare(noisy, sigma, flow)
         clean, matches = self.forward_core(padded, noise_map, flow, return_matches)
-        _, t, _, h, w = noisy.shape
-        clean = clean[:, :t, :, :h, :w]
+        h, w = noisy.shape[3:]
+        clean = clean[..., :h, :w]
         if not return_matches:
             return clean
-        return clean, [crop_matches(m, order, t, h, w) for m in matches]
+        return clean, [crop_matches(m, h, w) for m in matches]
 
     def estimates(
         self, noisy: Tensor, sigma: float | Tensor | None = None, flow: FlowPair | None = None
     ) -> list[Tensor]:
         """The estimates of successive passes, `(B, T, 3, H, W)` each, the output last; arguments as for the call."""
-        _, t, _, h, w = noisy.shape
-        padded, noise_map, flow, _ = self._prepare(noisy, sigma, flow)
-        return [e[:, :t, :, :h, :w] for e in self.estimates_core(padded, noise_map, flow)]
+        h, w = noisy.shape[3:]
+        return [e[..., :h, :w] for e in self.estimates_core(*self._prepare(noisy, sigma, flow))]
 
     def _prepare(
         self, noisy: Tensor, sigma: float | Tensor | None, flow: FlowPair | None
-    ) -> tuple[Tensor, Tensor | None, FlowPair | None, list[int]]:
-        """The padded video, its noise map and flow, and the original frame of each padded frame."""
+    ) -> tuple[Tensor, Tensor | None, FlowPair | None]:
+        """The padded video, its noise map and flow."""
         if noisy.ndim != 5 or noisy.shape[2] != 3 or not noisy.is_floating_point() or 0 in noisy.shape:
             raise DataError(
                 f"a model takes a float video (B, T, 3, H, W), got {tuple(noisy.shape)} of {noisy.dtype}"
@@ -279,15 +275,12 @@ class VideoDenoiser(nn.Module):
             shapes = ", ".join(str(tuple(f.shape)) for f in flow)
             raise DataError(f"flow of shapes {shapes} does not fit a video of shape {tuple(noisy.shape)}")
 
-        t, h, w = noisy.shape[1], *noisy.shape[3:]
-        order = reflect(range(max(t, self.least_frames)), t)
-        ph, pw = -h % self.multiple, -w % self.multiple
-        padded = pad_space(pick(noisy, order), ph, pw)
+        bottom, right = (-side % self.multiple for side in noisy.shape[3:])
         if noise_map is not None:
-            noise_map = pad_space(pick(noise_map, order), ph, pw)
+            noise_map = pad_space(noise_map, bottom, right)
         if flow is not None:
-            flow = FlowPair(*(pad_space(f.float(), ph, pw, edge=True) for f in reorder_flow(flow, order)))
-        return padded, noise_map, flow, order
+            flow = FlowPair(*(pad_space(f.float(), bottom, right, edge=True) for f in flow))
+        return pad_space(noisy, bottom, right), noise_map, flow
 
 
 def noise_map_of(sigma: float | Tensor | None, video: Tensor) -> Tensor:
@@ -315,31 +308,6 @@ def noise_map_of(sigma: float | Tensor | None, video: Tensor) -> Tensor:
         ) from None
 
 
-def pick(video: Tensor, order: list[int]) -> Tensor:
-    """The frames of `(B, T, ...)` in `order`; the tensor itself when that is all of them as they are."""
-    if order == list(range(video.shape[1])):
-        return video
-    return video[:, order]
-
-
-def reorder_flow(flow: FlowPair, order: list[int]) -> FlowPair:
-    """The flow of the clip whose frames are `order`, an up-and-down walk through the original frames."""
-    if order == list(range(flow.forward.shape[1])):
-        return flow
-
-    def step(here: int, there: int) -> Tensor:
-        if there == here + 1:
-            return flow.forward[:, here]
-        if there == here - 1:
-            return flow.backward[:, here]
-        return torch.zeros_like(flow.forward[:, here])
-
-    last = len(order) - 1
-    ahead = [step(order[i], order[min(i + 1, last)]) for i in range(len(order))]
-    back = [step(order[i], order[max(i - 1, 0)]) for i in range(len(order))]
-    return FlowPair(torch.stack(ahead, 1), torch.stack(back, 1))  # each (B, T', 2, H, W)
-
-
 def pad_space(video: Tensor, bottom: int, right: int, edge: bool = False) -> Tensor:
     """Extend `(B, T, C, H, W)` below and to the right by reflection, as often as needed, or by its edge."""
     if bottom == 0 and right == 0:
@@ -355,12 +323,9 @@ def pad_space(video: Tensor, bottom: int, right: int, edge: bool = False) -> Ten
     return video.index_select(3, rows).index_select(4, columns)
 
 
-def crop_matches(matches: AttentionMap, order: list[int], t: int, h: int, w: int) -> AttentionMap:
-    """AttentionMap of the padded video as matches of the original one (h, w: its height and width)."""
-    rows, columns = -(-h // matches.scale), -(-w // matches.scale)
-    original = torch.tensor([*order, -1], device=matches.frames.device)  # index -1, no match, stays -1
+def crop_matches(matches: AttentionMap, h: int, w: int) -> AttentionMap:
+    """AttentionMap of the padded video as that of the original one, of `h` x `w`."""
+    at = (slice(None), slice(None), slice(None), slice(-(-h // matches.scale)), slice(-(-w // matches.scale)))
     return matches._replace(
-        weights=matches.weights[:, :, :t, :rows, :columns],
-        offsets=matches.offsets[:, :, :t, :rows, :columns],
-        frames=original[matches.frames[:, :, :t, :rows, :columns].long()],
+        weights=matches.weights[at], offsets=matches.offsets[at], frames=matches.frames[at].long()
     )

@@ -176,7 +176,6 @@ class Stan(VideoDenoiser):
             causal=s.causal,
             temporal_reach=s.temporal_window if s.attends else 0,
             multiple=s.multiple,
-            least_frames=1 if s.causal or not s.attends else s.slots,
         )
         self.plan = s
         c = s.channels
@@ -239,11 +238,12 @@ class Stan(VideoDenoiser):
         if not heads or flow is None or not self.needs_flow():
             return None
         size = (x.shape[-2], x.shape[-1])
+        missing = 0 if self.causal else self.plan.slots - flow.forward.shape[1]
+        forward, backward = (ops.rescale_flow(f, size) for f in flow)
+        if missing > 0:  # frames that are none, see SpaceTimeAttention
+            forward, backward = (F.pad(f, (0, 0, 0, 0, 0, 0, 0, missing)) for f in (forward, backward))
         return ops.search_flow(
-            ops.rescale_flow(flow.forward, size),
-            ops.rescale_flow(flow.backward, size),
-            temporal_window=self.plan.temporal_window,
-            causal=self.causal,
+            forward, backward, temporal_window=self.plan.temporal_window, causal=self.causal
         )  # (B, T, W_t-1, 2, h, w)
 
 

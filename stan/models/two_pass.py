@@ -115,7 +115,6 @@ class TwoPass(VideoDenoiser):
             causal=s.causal,
             temporal_reach=s.temporal_window * (s.passes - 1),
             multiple=BLOCK * 2 ** (len(s.channels) - 1),
-            least_frames=1,
         )
         self.passes = s.passes
         self.features = s.features

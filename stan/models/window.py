@@ -6,6 +6,9 @@ by half a window, learned relative position bias.
 
 from __future__ import annotations
 
+import itertools
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,18 +43,16 @@ class WindowAttention(nn.Module):
 
         Args:
             x: `(B, windows, N, C)`, N pixels a window.
-            mask: `(windows, N, N)` bool, which keys (last axis) each query sees; None: all.
+            mask: `(N, N)` bool, which keys (last axis) each query sees; None: all.
         """
         b, windows, n, c = x.shape
         qkv = self.qkv(x).reshape(b * windows, n, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B*windows, heads, N, C/heads)
         bias = self.bias[self.relative.flatten()].reshape(n, n, self.heads).permute(2, 0, 1)  # (heads, N, N)
-        if mask is None:
-            added = bias.expand(b * windows, -1, -1, -1)
-        else:
-            added = bias.masked_fill(~mask.unsqueeze(1), float("-inf"))  # (windows, heads, N, N)
-            added = added.expand(b, -1, -1, -1, -1).flatten(0, 1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=added.to(q.dtype))
+        if mask is not None:
+            bias = bias.masked_fill(~mask, float("-inf"))
+        added = bias.to(q.dtype).expand(b * windows, -1, -1, -1)  # there once for all windows
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
         return self.projection(out.transpose(1, 2).reshape(b, windows, n, c))
 
 
@@ -90,11 +91,14 @@ class WindowLayer(nn.Module):
         size = (x.shape[1], x.shape[2], x.shape[3])
         # As in Swin, a side that one window covers is not shifted.
         shift = [w // 2 if self.shifted and s > w else 0 for s, w in zip(size, self.window)]
-        mask = None
-        if self.causal or any(shift) or frames < size[0]:
-            mask = window_mask(size, self.window, shift, frames, self.causal, x.device)
+        grid, kinds = window_masks(size, self.window, shift, frames, self.causal, x.device)
         y = torch.roll(self.norm1(x), [-s for s in shift], dims=(1, 2, 3)) if any(shift) else self.norm1(x)
-        y = merge_windows(self.attention(split_windows(y, self.window), mask), size, self.window)
+        y = split_windows(y, self.window).unflatten(1, grid)  # (B, *grid, N, C)
+        parts = [self.attention(y[:, t, h, w].flatten(1, 3), mask) for (t, h, w), mask in kinds]
+        y = torch.empty_like(y, dtype=parts[0].dtype)
+        for ((t, h, w), _), part in zip(kinds, parts):
+            y[:, t, h, w] = part.view_as(y[:, t, h, w])
+        y = merge_windows(y.flatten(1, 3), size, self.window)
         x = x + (torch.roll(y, shift, dims=(1, 2, 3)) if any(shift) else y)
         return x + self.mlp(self.norm2(x))
 
@@ -184,6 +188,49 @@ def relative_index(window: Size) -> Tensor:
     shift = places[:, None] - places[None] + torch.tensor(window) - 1  # (N, N, 3), each in [0, 2*side-2]
     _, rows, columns = (2 * side - 1 for side in window)
     return (shift[..., 0] * rows + shift[..., 1]) * columns + shift[..., 2]
+
+
+class Masks(NamedTuple):
+    """What the queries of windows see, by kind of window, of which there are at most eight.
+
+    Attributes:
+        grid: windows along (T, H, W).
+        kinds: where in the grid the windows of a kind lie, and their mask `(N, N)` bool, which keys (last axis) each
+            query sees; None: all.
+    """
+
+    grid: Size
+    kinds: list[tuple[tuple[slice, slice, slice], Tensor | None]]
+
+
+def window_masks(
+    size: Size, window: Size, shift: list[int], frames: int, causal: bool, device: torch.device
+) -> Masks:
+    """The masks of all windows of a video.
+
+    Only the last window of an axis can differ from the others: that is where a rolled video brings opposite borders
+    together, and where padding is. So the masks are those of a video of two windows an axis, or one.
+
+    Args:
+        size, window, shift, frames, causal, device: see `window_mask`.
+    """
+    n = [length // side for length, side in zip(size, window)]
+    differs = [
+        c > 1 and (s > 0 or (axis == 0 and frames < size[0])) for axis, (c, s) in enumerate(zip(n, shift))
+    ]
+    padding = size[0] - frames
+    everywhere = causal or (padding > 0 and n[0] == 1)
+    few = [1 + d for d in differs]
+    small = (few[0] * window[0], few[1] * window[1], few[2] * window[2])
+    masks = window_mask(small, window, shift, small[0] - padding, causal, device).unflatten(0, few)
+    kinds: list[tuple[tuple[slice, slice, slice], Tensor | None]] = []
+    for kind in itertools.product(*(range(c) for c in few)):
+        t, h, w = (
+            slice(None) if not d else slice(c - 1, c) if k else slice(0, c - 1)
+            for k, c, d in zip(kind, n, differs)
+        )
+        kinds.append(((t, h, w), masks[kind] if everywhere or any(kind) else None))
+    return Masks((n[0], n[1], n[2]), kinds)
 
 
 def window_mask(

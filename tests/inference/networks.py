@@ -35,7 +35,6 @@ class StandIn(VideoDenoiser):
         blind: bool = True,
         multiple: int = 1,
         temporal_reach: int = 1,
-        least_frames: int = 1,
         source: OffsetSource | None = None,
     ) -> None:
         super().__init__(
@@ -46,7 +45,6 @@ class StandIn(VideoDenoiser):
             causal=False,
             temporal_reach=temporal_reach,
             multiple=multiple,
-            least_frames=least_frames,
         )
         self.core = core
         self.uses_flow = source is not None
@@ -62,9 +60,9 @@ class StandIn(VideoDenoiser):
         return self.core(noisy, noise_map, flow), []
 
 
-def identity(multiple: int = 1, least_frames: int = 1) -> StandIn:
+def identity(multiple: int = 1) -> StandIn:
     """Returns its input."""
-    return StandIn(lambda noisy, _, __: noisy, multiple=multiple, least_frames=least_frames)
+    return StandIn(lambda noisy, _, __: noisy, multiple=multiple)
 
 
 class Convolutions(StandIn):

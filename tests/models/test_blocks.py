@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from stan.inference.memory import peak_allocation
 from stan.models.aggregation import StackAggregation, SumAggregation, Values
 from stan.models.blocks import ChannelAttention, ChannelNorm, FoldedConv3d, StochasticDepth
 from stan.models.window import (
+    Size,
     WindowAttention,
     WindowLayer,
     WindowPart,
@@ -18,6 +20,7 @@ from stan.models.window import (
     relative_index,
     split_windows,
     window_mask,
+    window_masks,
 )
 
 
@@ -115,6 +118,39 @@ def test_window_mask_against_every_pair(causal: bool) -> None:
                 near = all(abs(q - k) < side for q, k, side in zip(query, key, window))
                 real = key[0] < frames or query[0] >= frames
                 assert seen == (near and real and (not causal or key[0] <= query[0]))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shift", [[0, 0, 0], [1, 1, 1], [0, 1, 2]])
+@pytest.mark.parametrize(
+    ("size", "frames"), [((4, 4, 8), 4), ((4, 4, 8), 3), ((2, 6, 4), 1), ((6, 2, 12), 6)]
+)
+def test_windows_of_a_kind_have_their_masks(size: Size, frames: int, shift: list[int], causal: bool) -> None:
+    """Each window is of one kind, and its mask is the one that it has among all windows of the video."""
+    window = (2, 2, 4)
+    shift = [s if length > side else 0 for s, length, side in zip(shift, size, window)]
+    grid, kinds = window_masks(size, window, shift, frames, causal, torch.device("cpu"))
+    expected = window_mask(size, window, shift, frames, causal, torch.device("cpu")).unflatten(0, grid)
+    times = torch.zeros(grid)
+    for at, mask in kinds:
+        times[at] += 1
+        assert (expected[at] == (True if mask is None else mask)).all()
+    assert (times == 1).all()
+    assert len(kinds) <= 8
+
+
+def test_memory_of_window_attention_does_not_grow_with_masks() -> None:
+    """An odd number of frames and shifted windows: at most 5 % more than a whole number of windows, not shifted."""
+    torch.manual_seed(0)
+
+    def peak(shifted: bool, frames: int) -> int:
+        layer = WindowLayer(32, 4, (2, 8, 8), shifted=shifted, mlp_ratio=1, causal=False).eval()
+        x = randn(1, 6, 64, 64, 32)
+        with torch.no_grad():
+            return peak_allocation(torch.device("cpu"), lambda: layer(x, frames))
+
+    peak(True, 5)
+    assert peak(True, 5) < 1.05 * peak(False, 6)
 
 
 def test_window_attention_against_a_loop() -> None:
