@@ -165,8 +165,6 @@ def test_the_command_says_what_is_missing(run_stan: Callable, davis_root: Path, 
         "train", "train/davis_tiny.yaml", f"data.root={davis_root}", f"output={tmp_path / 'run'}",
         "model.name=unet_tiny", "model.flow=raft",
     ]  # fmt: skip
-    absent = run_stan(*words, code=2).stderr
-    assert "needs a setting weights" in absent
     missing = run_stan(*words, "model.settings.flow_settings.weights=/nowhere.pth", code=2).stderr
     assert "/nowhere.pth does not exist; download https://download.pytorch.org/models/raft_small" in missing
     assert len(missing.strip().splitlines()) == 1
