@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from stan import ops
 from stan.flow.base import FlowPair, OffsetSource
 from stan.registry import sources
-from stan.settings import ODD, at_least
+from stan.settings import ODD, at_least, between
 
 LOCAL = 5
 """Side of the square over which features are standardised, and neighbouring matchings averaged."""
 
 SHARPNESS = 10.0
-"""Factor on the mean squared difference of standardised patches in the softmax, where learning starts. Patches that have
-nothing in common differ by about 2."""
+"""Factor on the mean squared difference of standardised patches in the softmax, where learning starts. Patches that
+have nothing in common differ by about 2."""
 
 LEAST_SPREAD = 0.1
 """Added to the variance of a matching, in squared pixels of its level, before its weight is taken from it."""
@@ -55,9 +55,9 @@ class LearnedFlow(OffsetSource):
         self,
         *,
         channels: Annotated[int, at_least(1)] = 24,
-        levels: Annotated[int, at_least(1)] = 3,
+        levels: Annotated[int, between(1, 6)] = 3,
         finest: Literal[1, 2, 4, 8] = 4,
-        window: Annotated[int, ODD] = 5,
+        window: Annotated[int, ODD, between(1, 15)] = 5,
         patch: Annotated[int, ODD] = 3,
     ) -> None:
         super().__init__(channels=channels, levels=levels, finest=finest, window=window, patch=patch)
@@ -79,12 +79,11 @@ class LearnedFlow(OffsetSource):
     def estimate(self, video: Tensor) -> FlowPair:
         """Match each frame with the one before, in the clip and in the clip reversed."""
         b, t, _, h, w = video.shape
-        first = self.enter[0].weight
         if t == 1 or b == 0:
             zeros = torch.zeros(b, t, 2, h, w, device=video.device)
             return FlowPair(zeros, zeros.clone())
         with torch.autocast(video.device.type, enabled=False):
-            frames = video.to(first.dtype).nan_to_num(0.0, 1.0, 0.0).clamp(-1, 2).flatten(0, 1)
+            frames = video.to(next(self.parameters()).dtype).nan_to_num(0.0, 1.0, 0.0).clamp(-1, 2).flatten(0, 1)
             below, right = (-side % self.multiple for side in (h, w))
             frames = F.pad(frames, (0, right, 0, below), mode="replicate")
             x = self.enter(F.pixel_unshuffle(frames, self.finest))
@@ -150,7 +149,9 @@ class Step(nn.Module):
         moved = found.offsets[:, 0, ..., self.places :, :] - start.movedim(2, -1).unsqueeze(-2)
         there = scores.isfinite()
         scores = torch.where(there, scores, 0.0) / self.search.spec.patch**2
-        logits = (self.sharpness.exp() * scores).masked_fill(~there, -1e4)  # all alike where there is no frame
+        logits = (self.sharpness.exp() * scores).masked_fill(
+            ~there, -1e4
+        )  # all alike where there is no frame
         share = logits.softmax(-1).unsqueeze(-1)
         moved = torch.where(there.unsqueeze(-1), moved, 0.0)
         mean = (share * moved).sum(-2)  # (N, T, h, w, 2)
@@ -158,7 +159,8 @@ class Step(nn.Module):
         best = (share[..., 0] * scores).sum(-1)
         weight = 1 / (spread + LEAST_SPREAD)
         mean, spread, best, weight = (
-            x.flatten(0, 1) for x in (mean.movedim(-1, 2), spread[:, :, None], best[:, :, None], weight[:, :, None])
+            x.flatten(0, 1)
+            for x in (mean.movedim(-1, 2), spread[:, :, None], best[:, :, None], weight[:, :, None])
         )
         agreed = averaged(weight * mean) / averaged(weight)
         seen = torch.cat([clip.flatten(0, 1), mean, agreed, spread, best], 1)

@@ -219,7 +219,9 @@ class Constant(stan.flow.OffsetSource):
 def test_the_merge_of_a_two_pass_network_draws_the_flow_to_the_motion() -> None:
     """Through the places that are gathered alone: everything else is a constant to it."""
     torch.manual_seed(0)
-    settings = TwoPassSettings(channels=(8,), depths=(0,), temporal_window=1, window=1, correction=0, flow="zero")
+    settings = TwoPassSettings(
+        channels=(8,), depths=(0,), temporal_window=1, window=1, correction=0, flow="zero"
+    )
     network = TwoPass("stan_tiny", settings)
     network.source = source = Constant()
     truth, distances = torch.tensor([1.4, -0.9]), []

@@ -146,7 +146,9 @@ def test_a_network_trains_with_it_and_its_flow_is_kept_by_what_the_file_holds(
     raft_file: Path, tmp_path: Path
 ) -> None:
     settings = {"weights": str(raft_file), "updates": 1}
-    network = stan.models.build("unet_tiny", channels=[8], depths=[1], heads=[1], flow="raft", flow_settings=settings)
+    network = stan.models.build(
+        "unet_tiny", channels=[8], depths=[1], heads=[1], flow="raft", flow_settings=settings
+    )
     output = network(noise(3, 32, 32), 20.0)
     assert isinstance(output, Tensor)
     output.square().mean().backward()
