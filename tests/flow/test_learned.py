@@ -15,6 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+import stan.cli
 import stan.flow
 import stan.models
 from stan import ops
@@ -278,7 +279,7 @@ def test_the_command_trains_resumes_and_evaluates_it(
         "optimizer.lr=1e-2", "optimizer.warmup_steps=0", "optimizer.rates={source.*: 0.5}", "logger=none",
         "optimizer.schedule=constant",
     ]  # fmt: skip
-    run_stan(*words, f"output={tmp_path / 'straight'}", "trainer.max_steps=4")
+    assert stan.cli.main([*words, f"output={tmp_path / 'straight'}", "trainer.max_steps=4"]) == 0
     for steps in (2, 4):
         run_stan(*words, f"output={tmp_path / 'parts'}", f"trainer.max_steps={steps}")
     one, two = (weights(tmp_path / name / "last.ckpt") for name in ("straight", "parts"))
@@ -289,11 +290,12 @@ def test_the_command_trains_resumes_and_evaluates_it(
     assert network.source.settings["channels"] == 8
     with torch.no_grad():
         assert network.source(moving((2.0, 1.0), 0, (40, 40))).forward.any()
-    run_stan(
+    evaluate = [
         "evaluate", "evaluate/davis.yaml", f"data.root={davis_root}", f"output={tmp_path / 'tables'}",
         f"checkpoint=[{tmp_path / 'straight/last.ckpt'},{tmp_path / 'parts/last.ckpt'}]", "evaluation.split=val",
         "evaluation.protocol=quick", "evaluation.sigmas=[30]",
-    )  # fmt: skip
+    ]  # fmt: skip
+    assert stan.cli.main(evaluate) == 0
     rows = list(csv.DictReader((tmp_path / "tables/results.csv").open()))
     figures = {row["method"]: row["psnr"] for row in rows if row["sequence"] == "d"}
     assert len(figures) == 2
