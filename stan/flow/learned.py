@@ -83,7 +83,9 @@ class LearnedFlow(OffsetSource):
             zeros = torch.zeros(b, t, 2, h, w, device=video.device)
             return FlowPair(zeros, zeros.clone())
         with torch.autocast(video.device.type, enabled=False):
-            frames = video.to(next(self.parameters()).dtype).nan_to_num(0.0, 1.0, 0.0).clamp(-1, 2).flatten(0, 1)
+            frames = (
+                video.to(next(self.parameters()).dtype).nan_to_num(0.0, 1.0, 0.0).clamp(-1, 2).flatten(0, 1)
+            )
             below, right = (-side % self.multiple for side in (h, w))
             frames = F.pad(frames, (0, right, 0, below), mode="replicate")
             x = self.enter(F.pixel_unshuffle(frames, self.finest))
