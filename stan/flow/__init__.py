@@ -10,7 +10,9 @@ from typing import Any
 from stan.flow.base import FlowPair, OffsetSource
 from stan.flow.cache import CachedFlow, CacheSize
 from stan.flow.classical import DISFlow, FarnebackFlow, PairwiseFlow, TVL1Flow, ZeroFlow
+from stan.flow.learned import LearnedFlow
 from stan.flow.pyramid import PyramidFlow
+from stan.flow.raft import RaftFlow
 from stan.registry import sources
 
 
@@ -34,9 +36,11 @@ __all__ = [
     "DISFlow",
     "FarnebackFlow",
     "FlowPair",
+    "LearnedFlow",
     "OffsetSource",
     "PairwiseFlow",
     "PyramidFlow",
+    "RaftFlow",
     "TVL1Flow",
     "ZeroFlow",
     "build",

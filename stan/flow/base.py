@@ -27,7 +27,8 @@ class OffsetSource(nn.Module):
     A subclass is registered in `stan.registry.sources`, hands its settings (plain values that rebuild it) to this
     constructor, which checks them as the subclass declares them, and implements `estimate`. Sources with
     parameters that learn through the search's flow gradient return a differentiable result and set `trainable`;
-    all others return plain data.
+    all others return plain data. One whose flow between two neighbours depends on these two frames alone sets
+    `pairwise`: long videos are then estimated in pieces.
 
     Args:
         settings: the keyword arguments that rebuild this source, ``build(source.name, **source.settings)``.
@@ -35,6 +36,7 @@ class OffsetSource(nn.Module):
 
     name: ClassVar[str] = "own"
     trainable: ClassVar[bool] = False
+    pairwise: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()

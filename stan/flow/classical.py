@@ -31,6 +31,8 @@ Positive = Annotated[float, above(0)]
 class ZeroFlow(OffsetSource):
     """No displacement: the search is centred on the query's own position (a plain non-local search)."""
 
+    pairwise = True
+
     def __init__(self) -> None:
         super().__init__()
 
@@ -58,6 +60,7 @@ class PairwiseFlow(OffsetSource):
         settings: further settings of the subclass, which may leave out the three above.
     """
 
+    pairwise = True
     smallest: ClassVar[int] = 16
 
     def __init__(

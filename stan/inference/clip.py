@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stan.errors import StanError
-from stan.flow import FlowPair, PairwiseFlow, ZeroFlow
+from stan.flow import FlowPair
 from stan.inference.memory import trim_heap
 from stan.inference.pace import Pace, Tell
 from stan.inference.precision import DType, casting, type_of
@@ -187,14 +187,14 @@ def estimate_flow(source: FlowOf, noisy: Tensor, tell: Tell | None = None) -> Fl
 
 def flow_frames(source: FlowOf | FlowPair, length: int, height: int, width: int) -> int:
     """How many frames of a chunk are given to the offset source together."""
-    if not isinstance(source, PairwiseFlow):
+    if not getattr(source, "pairwise", False):
         return length
     return min(length, max(2, FLOW_PIXELS // (height * width)))
 
 
 def by_passes(model: VideoDenoiser, flow: FlowOf | FlowPair | None) -> bool:
     """Whether the network can be run pass by pass: it has passes, and flow needs no more than two neighbours."""
-    return model.passes > 0 and flow is None and isinstance(model.source, PairwiseFlow | ZeroFlow)
+    return model.passes > 0 and flow is None and getattr(model.source, "pairwise", False)
 
 
 def needs_flow(model: VideoDenoiser) -> bool:

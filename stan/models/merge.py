@@ -67,7 +67,7 @@ class Merged(NamedTuple):
 
 class Found(NamedTuple):
     """Where the matches are, with one match in each other searched frame, and what they are taken from. At full
-    resolution H x W, by block (h, w), and by query of the search (h', w'); without gradient."""
+    resolution H x W, by block (h, w), and by query of the search (h', w'). Only displacement may have a gradient."""
 
     displacement: Tensor  # (B, T, K-1, 2, h, w), where flow points, pixels of the video
     correction: Tensor  # (B, T, K-1, 2, h', w'), by which the search corrects it
@@ -90,6 +90,9 @@ class Merge(nn.Module):
        proportion to 1 / variance: 1 / (r + a1 m1 + a2 m2), with a learned, and corrected by a small learned term,
        see `Correction`.
     3. The noise of the weighted mean is then known: its variance is v * sum(w^2 r).
+
+    What is merged passes its gradient on to where it is taken from, and so to a flow that learns. The search's
+    correction, the misfits and the noise that remains are constants to it.
 
     A clip of fewer than W_t frames is merged with the frames it has; a single frame is returned as it is.
 
@@ -148,17 +151,23 @@ class Merge(nn.Module):
         """
         return self.average(self.look(noisy, cleaned, level, flow), features, level)
 
-    @torch.no_grad()
     def look(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair) -> Found:
         """Where the match of each frame is in each of the others. Arguments as of `forward`."""
-        noisy, cleaned = noisy.float(), cleaned.float()
         t = noisy.shape[1]
         order = [*range(t), *[t - 1] * (self.slots - t)]  # a short clip is filled up; copies are not used
-        searched = cleaned if len(order) == t else cleaned[:, order]
         if len(order) > t:
             flow = FlowPair(*(f[:, order] for f in flow))
         by_block = [f[..., ::GRID, ::GRID] / GRID for f in flow]  # followed block by block, in blocks
         displacement = self.follow(*by_block)[:, :t].mul_(GRID)  # (B, T, K-1, 2, h, w)
+        return self._corrected(noisy.float(), cleaned.float(), level, displacement, order)
+
+    @torch.no_grad()
+    def _corrected(
+        self, noisy: Tensor, cleaned: Tensor, level: Tensor, displacement: Tensor, order: list[int]
+    ) -> Found:
+        """Search around `displacement` in the frames `order` of a clip, those that fill it up behind its own."""
+        t = noisy.shape[1]
+        searched = cleaned if len(order) == t else cleaned[:, order]
         start = displacement[..., ::CELL, ::CELL]
         rest = start.new_zeros(1).expand(*start.shape[:1], len(order) - t, *start.shape[2:])
         around = torch.cat([start, rest], 1)
@@ -197,13 +206,16 @@ class Merge(nn.Module):
             level, own_features = level[:, part], features[:, part]
             near, lattice = found.misfit[:, part], found.frames[:, part]
             corrected = repeated(found.correction[:, part], CELL)[..., :h, :w]
-            offsets = found.displacement[:, part] + corrected  # (B, n, K-1, 2, h, w)
+        offsets = found.displacement[:, part] + corrected  # (B, n, K-1, 2, h, w)
+        with torch.no_grad():
             frames = repeated(lattice, CELL)[..., :h, :w]  # (B, n, K-1, h, w)
             missing = frames < 0
             kept = share_kept(offsets)
             first = max(0, part.start - self.slots + 1)  # frames farther off have no matches
             nearby = slice(first, part.stop + self.slots - 1)
-            each = as_matches(offsets), as_matches(frames - first)
+            places = as_matches(frames - first)
+        each = as_matches(offsets), places
+        with torch.no_grad():
             wide, strange = self._differences(found.small, level, offsets, part, nearby, each)
 
         trust = 2 * F.softplus(self.trust)
@@ -211,7 +223,8 @@ class Merge(nn.Module):
         logits = -torch.log(kept + misfit)  # (B, n, K-1, h, w)
         if self.correction is not None:
             this = torch.arange(part.start, part.stop, device=frames.device).view(1, -1, 1, 1, 1)
-            steps = (found.displacement[:, part, ..., ::CELL, ::CELL] + found.correction[:, part]) / 8
+            sparse = found.displacement[:, part, ..., ::CELL, ::CELL].detach()
+            steps = (sparse + found.correction[:, part]) / 8
             seen = [
                 (10 * near).log1p(),
                 (10 * wide).log1p(),

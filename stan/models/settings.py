@@ -101,6 +101,7 @@ class Settings:
             object.__setattr__(self, name, value)
         self._check_levels()
         self._check_matches()
+        self._check_learning()
 
     def _check_levels(self) -> None:
         levels = len(self.channels)
@@ -126,6 +127,19 @@ class Settings:
             self._require("matches", self.matches == every, f"{every}, all of them, as select is 'each'")
         else:
             self._require("matches", self.matches <= self.search_matches, "in 1 ... search_matches")
+
+    def _check_learning(self) -> None:
+        looks = self.attends and getattr(alignments[self.attention], "uses_flow", True)
+        if learns(self.flow) and not (looks and self.slots > 1):
+            why = (
+                f"attention={self.attention!r} looks at no flow"
+                if self.attends and self.slots > 1
+                else "the network looks at no other frame"
+            )
+            raise ConfigError(
+                f"model setting flow={self.flow!r} would never learn: {why}; take flow=zero, or attention=shifted "
+                "with heads in a level and a temporal_window"
+            )
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
@@ -157,3 +171,8 @@ class Settings:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+
+def learns(flow: str) -> bool:
+    """Whether the offset source `flow` has weights that are trained with the network."""
+    return bool(getattr(sources[flow], "trainable", False))

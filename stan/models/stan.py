@@ -247,10 +247,13 @@ class Stan(VideoDenoiser):
         )  # (B, T, W_t-1, 2, h, w)
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: VideoDenoiser) -> None:
     """The paper's initialisation: truncated normal of standard deviation 0.02 for linear and 2-D convolution
-    weights and position biases, zero biases. Everything else keeps PyTorch's."""
+    weights and position biases, zero biases. Everything else keeps PyTorch's, and the offset source its own."""
+    source = set(model.source.modules())
     for module in model.modules():
+        if module in source:
+            continue
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.trunc_normal_(module.weight, std=0.02)
         if (

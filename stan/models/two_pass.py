@@ -26,6 +26,7 @@ from stan.flow import FlowPair
 from stan.models.base import AttentionMap, Cleaned, VideoDenoiser
 from stan.models.merge import GRID, Merge, Merged, alone
 from stan.models.registry import register
+from stan.models.settings import learns
 from stan.models.unet import UNet
 from stan.registry import sources
 from stan.settings import ODD, above, at_least, between, complete
@@ -86,6 +87,11 @@ class TwoPassSettings:
         levels = len(self.channels)
         self._require("channels", levels >= 1, "one number a level")
         self._require("depths", len(self.depths) == levels, f"one number for each of {levels} levels")
+        if learns(self.flow) and self.passes == 1:
+            raise ConfigError(
+                f"model setting flow={self.flow!r} would never learn: with passes=1 nothing looks at flow; take "
+                "flow=zero, or two passes"
+            )
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:

@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from torchvision.models.optical_flow import raft_small
 
 import stan.cli
+import stan.models
 from stan.errors import ConfigError, DataError
 from stan.experiments.alignment.findings import gain, motion_gain
 from stan.experiments.alignment.measure import Search, end_point_error, errors, pairs_of, searched
@@ -188,6 +190,38 @@ def test_alignment_runs_and_says_both_gains(tmp_path: Path, capsys: pytest.Captu
     before = (tmp_path / ROWS).read_bytes()
     assert stan.cli.main([*words, "--report"]) == 0
     assert (tmp_path / ROWS).read_bytes() == before
+
+
+def test_alignment_takes_sources_that_learn_and_weights_of_raft(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = stan.models.build("unet_tiny", channels=[8], depths=[1], heads=[1], flow="learned")
+    with torch.no_grad():
+        network.source.steps[0].correct[-1].bias.fill_(1.0)  # one pixel of the coarsest level
+    trained = stan.models.save(network, tmp_path / "trained.ckpt")
+    weights = tmp_path / "raft.pth"
+    torch.save(raft_small(weights=None).state_dict(), weights)
+    given = [
+        f"trained={trained}",
+        f"source_settings.raft.weights={weights}",
+        "source_settings.raft.updates=1",
+    ]
+    words = ["experiment", "alignment", *ALIGN, "sources=[zero,learned,raft]", "searched=[noisy]", *given]
+    words += ["--output", str(tmp_path / "run")]
+    assert stan.cli.main(words) == 0
+    rows = json.loads((tmp_path / "run/results.json").read_text())["rows"]
+    alone = {row["source"]: row["psnr_single"] for row in rows if row["window"] == 1}
+    assert len(set(alone.values())) == 3  # so the one that learns does not say zero
+    for left_out, message in (
+        (given[0], "'learned' learns, and says nothing by itself: give trained="),
+        (given[1], "needs a setting weights"),
+    ):
+        capsys.readouterr()
+        assert stan.cli.main([word for word in words if word != left_out]) == 2
+        assert message in capsys.readouterr().err
+    other = stan.models.save(stan.models.build("unet_tiny", flow="zero"), tmp_path / "other.ckpt")
+    assert stan.cli.main([word if word != given[0] else f"trained={other}" for word in words]) == 2
+    assert "the offset source of this network is 'zero', not 'learned'" in capsys.readouterr().err
 
 
 def test_experiments_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,8 @@ from stan.errors import ConfigError, DataError
 from stan.flow import FlowPair, OffsetSource
 
 ESTIMATED = ["dis", "farneback", "tvl1"]
+
+Needed = Callable[[str], dict[str, Any]]
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -91,8 +96,8 @@ def test_other_frame_warped_by_the_flow_is_this_frame(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", stan.flow.names())
-def test_last_forward_and_first_backward_are_zero(name: str) -> None:
-    forward, backward = stan.flow.build(name)(translated((2.0, 0.0)))
+def test_last_forward_and_first_backward_are_zero(name: str, needed: Needed) -> None:
+    forward, backward = stan.flow.build(name, **needed(name))(translated((2.0, 0.0)))
     assert forward.dtype == backward.dtype == torch.float32
     assert forward.shape == backward.shape == (1, 3, 2, 96, 120)
     assert not forward[:, -1].any()
@@ -109,9 +114,11 @@ EVERY = [*((name, {}) for name in stan.flow.names()), *((name, {"downscale": 4})
 
 @pytest.mark.parametrize(("name", "settings"), EVERY)
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (15, 16), (17, 31), (20, 400), (400, 20)])
-def test_any_size_gives_finite_flow(name: str, settings: dict[str, int], size: tuple[int, int]) -> None:
+def test_any_size_gives_finite_flow(
+    name: str, settings: dict[str, int], size: tuple[int, int], needed: Needed
+) -> None:
     video = torch.rand(1, 2, 3, *size, generator=torch.Generator().manual_seed(0))
-    for flow in stan.flow.build(name, **settings)(video):
+    for flow in stan.flow.build(name, **needed(name), **settings)(video):
         assert flow.shape == (1, 2, 2, *size)
         assert flow.isfinite().all()
 
@@ -187,8 +194,8 @@ def test_impossible_settings_are_named(name: str, settings: dict[str, object]) -
 
 
 @pytest.mark.parametrize("name", stan.flow.names())
-def test_settings_rebuild_the_source(name: str) -> None:
-    source = stan.flow.build(name)
+def test_settings_rebuild_the_source(name: str, needed: Needed) -> None:
+    source = stan.flow.build(name, **needed(name))
     assert stan.flow.build(source.name, **source.settings).settings == source.settings
 
 

@@ -272,7 +272,7 @@ def test_settings_make_networks_and_rebuild_them(settings: dict[str, Any]) -> No
         ({"skip": "sum"}, "skip='sum'"),
         ({"aggregation": "mean"}, "aggregation='mean'"),
         ({"matches": 30}, "matches=30"),
-        ({"flow": "raff"}, "known:"),
+        ({"flow": "qqq"}, "known:"),
         ({"window_heads": 5}, "window_heads=5"),
         ({"channels": (8, 0, 8)}, "channels="),
         ({"scale": -1.0}, "scale=-1.0"),

@@ -15,11 +15,14 @@ from torch import Tensor
 import stan.flow
 import stan.models
 from stan.data.noise import build as build_noise
+from stan.errors import ConfigError, nearest
 from stan.evaluation.protocols import add_noise
 from stan.experiments.alignment.findings import findings
 from stan.experiments.alignment.measure import Search, measure
 from stan.experiments.alignment.sequences import Sequence, load, names
 from stan.experiments.frame import Experiment, Report, Row, Task
+from stan.flow import OffsetSource
+from stan.models.settings import learns
 from stan.models.shipped import find
 from stan.registry import experiments, sources
 from stan.settings import ODD, at_least, between
@@ -53,6 +56,8 @@ class Settings:
         speeds: of synthetic clips: all motion is multiplied by it.
         windows: ws, sides of the search windows; 1, the flow alone, is always measured.
         sources: offset sources that centre the windows.
+        source_settings: settings of sources that need some, by name, such as {raft: {weights: FILE}}.
+        trained: checkpoint of a network whose offset source was trained with it, for sources that learn.
         searched: frames in which flow is estimated and matches are searched. noisy; cleaned one by one; tested:
             cleaned, and a match is taken only where it is significantly better; clean: the bound.
         sigmas: noise levels, 8-bit units.
@@ -75,6 +80,8 @@ class Settings:
     speeds: list[Annotated[float, at_least(0)]] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
     windows: list[Annotated[int, ODD]] = field(default_factory=lambda: [1, 3, 5, 9, 13, 21])
     sources: list[Annotated[str, sources]] = field(default_factory=lambda: ["dis"])
+    source_settings: dict[str, Any] = field(default_factory=dict)
+    trained: str | None = None
     searched: list[Where] = field(default_factory=lambda: ["noisy"])
     sigmas: list[Annotated[float, between(0, 255)]] = field(default_factory=lambda: [15.0])
     strides: list[Count] = field(default_factory=lambda: [1])
@@ -84,6 +91,25 @@ class Settings:
     cleaner: str = "stan_tiny"
     exhaustive: Natural = 41
     seed: Natural = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings of the sources.
+
+        Raises:
+            ConfigError: names the source.
+        """
+        for name in self.source_settings:
+            if name not in self.sources:
+                raise ConfigError(
+                    f"source_settings.{name} is of no source here; {nearest(name, self.sources)}"
+                )
+        for name in self.sources:
+            sources.complete(name, self.source_settings.get(name) or {}, prefix=f"source_settings.{name}.")
+            if learns(name) and self.trained is None:
+                raise ConfigError(
+                    f"sources: {name!r} learns, and says nothing by itself: give trained=CHECKPOINT, a network trained "
+                    f"with model.flow={name}"
+                )
 
 
 @experiments.register("alignment", declares=Settings)
@@ -104,6 +130,8 @@ class Alignment(Experiment):
     def tasks(self) -> Iterator[Task]:
         """Sequence after sequence, so that each is decoded once and cleaned once a level."""
         s = self.settings
+        for name in s.sources:
+            self._source(name)
         for name in names(s.root, s.split, s.sequences, s.speeds):
             for values in self.combinations():
                 yield Task({"sequence": name, **values}, functools.partial(self._rows, name, **values))
@@ -129,16 +157,31 @@ class Alignment(Experiment):
         sequence = self._sequence(name)
         seen = self._frames(name, searched, sigma)[None]
         variance = (sigma / 255) ** 2
+        with torch.no_grad():
+            flow = self._source(source)(seen)
         return measure(
             sequence.clean[None],
             seen,
-            stan.flow.build(source)(seen),
+            flow,
             sequence.motion(),
             [Search(window, patch, stride, searched == "tested", variance) for window in s.windows],
             averaging=s.averaging,
             truth=sequence.truth,
             exhaustive=s.exhaustive if sequence.truth else 0,
         )
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (an experiment lives as long as the run)
+    def _source(self, name: str) -> OffsetSource:
+        """A source by its name; one that learns as it was trained."""
+        s = self.settings
+        if not learns(name):
+            return stan.flow.build(name, **(s.source_settings.get(name) or {}))
+        source = stan.models.load(find(s.trained or "")).source
+        if source.name != name:
+            raise ConfigError(
+                f"trained={s.trained}: the offset source of this network is {source.name!r}, not {name!r}"
+            )
+        return source
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 (an experiment lives as long as the run)
     def _sequence(self, name: str) -> Sequence:
