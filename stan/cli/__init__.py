@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from stan.cli.failures import told
 from stan.cli.streams import keep_numbers, tell
@@ -40,7 +40,17 @@ COMMANDS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
+    """Says what is wrong with a command line in one line, and takes words before, between and behind options."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As its base, which gives up words that stand behind an option if others, or none, stood before it."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            if action.nargs == "*" and not action.option_strings:
+                more = [word for word in rest if not word.startswith("-")]
+                setattr(namespace, action.dest, [*getattr(namespace, action.dest), *more])
+                rest = [word for word in rest if word.startswith("-")]
+        return namespace, rest
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import stan
-from stan.cli import COMMANDS, main
+from stan.cli import COMMANDS, build_parser, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,3 +131,27 @@ def test_an_error_that_nobody_reads(tmp_path: Path, where: str) -> None:
     words = f"{sys.executable} -m stan.cli config nothing.yaml {where}"
     done = subprocess.run(words, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["train", "c.yaml", "seed=1", "data.crop=32"],
+        ["experiment", "attention", "seed=1", "data.crop=32", "--quick"],
+        ["experiment", "attention", "--quick", "seed=1", "data.crop=32"],
+        ["experiment", "--quick", "attention", "seed=1", "data.crop=32"],
+        ["experiment", "attention", "seed=1", "--output", "out", "data.crop=32"],
+        ["bench", "train", "c.yaml", "--steps", "3", "seed=1", "data.crop=32"],
+    ],
+)
+def test_words_stand_before_and_behind_options(line: list[str]) -> None:
+    args = vars(build_parser().parse_args(line))
+    assert args.get("words", args.get("overrides")) == ["seed=1", "data.crop=32"]
+    assert args.get("name", args.get("config")) in ("attention", "c.yaml")
+
+
+def test_unknown_options_are_still_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        build_parser().parse_args(["train", "c.yaml", "--bogus", "seed=1"])
+    assert left.value.code == 2
+    assert "unrecognized arguments: --bogus;" in capsys.readouterr().err
