@@ -186,6 +186,14 @@ def complete(
     return values
 
 
+def plain(record: Any) -> dict[str, Any]:
+    """A dataclass of settings as plain data that YAML and JSON can hold: its tuples are lists."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(record).items()
+    }
+
+
 def companion(name: str) -> str:
     """Where the own settings of the component that setting `name` names stand: beside it."""
     return "settings" if name in ("name", "kind") else f"{name}_settings"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -164,13 +163,6 @@ class Settings:
                 scale = self.stem * 2**level
                 side = math.lcm(side, *(scale * window for window in self.window_size[1:]))
         return side
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data that YAML and JSON can hold."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
 
 
 def learns(flow: str) -> bool:
