@@ -186,6 +186,15 @@ def complete(
     return values
 
 
+def named(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a constructor, for its base: ``super().__init__(**named(locals()))``.
+
+    Args:
+        scope: ``locals()`` in its first line, where all arguments are settings.
+    """
+    return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
+
+
 def plain(record: Any) -> dict[str, Any]:
     """A dataclass of settings as plain data that YAML and JSON can hold: its tuples are lists."""
     return {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stan.flow.base import FlowPair, OffsetSource
 from stan.registry import sources
-from stan.settings import above, at_least, below, settings_of
+from stan.settings import above, at_least, below, named, settings_of
 
 Image: TypeAlias = np.ndarray
 """A grey frame, `(H, W)` uint8."""
@@ -32,9 +32,6 @@ class ZeroFlow(OffsetSource):
     """No displacement: the search is centred on the query's own position (a plain non-local search)."""
 
     pairwise = True
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def estimate(self, video: Tensor) -> FlowPair:
         """Zeros of the right shape."""
@@ -158,7 +155,7 @@ class DISFlow(PairwiseFlow):
         downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
-        super().__init__(preset=preset, blur=blur, downscale=downscale, threads=threads)
+        super().__init__(**named(locals()))
         self.preset = preset
 
     @property
@@ -202,15 +199,7 @@ class FarnebackFlow(PairwiseFlow):
         downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
-        super().__init__(
-            levels=levels,
-            window=window,
-            iterations=iterations,
-            neighbourhood=neighbourhood,
-            blur=blur,
-            downscale=downscale,
-            threads=threads,
-        )
+        super().__init__(**named(locals()))
 
     @property
     def version(self) -> str:
@@ -258,16 +247,7 @@ class TVL1Flow(PairwiseFlow):
         downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
-        super().__init__(
-            attachment=attachment,
-            tightness=tightness,
-            warps=warps,
-            iterations=iterations,
-            tolerance=tolerance,
-            blur=blur,
-            downscale=downscale,
-            threads=threads,
-        )
+        super().__init__(**named(locals()))
 
     @property
     def version(self) -> str:

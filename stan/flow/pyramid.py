@@ -11,7 +11,7 @@ from torch import Tensor
 from stan import ops
 from stan.flow.base import FlowPair, OffsetSource
 from stan.registry import sources
-from stan.settings import ODD, above, at_least
+from stan.settings import ODD, above, at_least, named
 
 LEVEL = 2
 """How much smaller each level is than the next finer one."""
@@ -67,17 +67,7 @@ class PyramidFlow(OffsetSource):
         subpixel: Literal[0, 1, 3, 5, 7] = 5,
         steadiness: Annotated[float, above(0)] = 0.01,
     ) -> None:
-        super().__init__(
-            coarsest=coarsest,
-            finest=finest,
-            stride=stride,
-            coarsest_window=coarsest_window,
-            window=window,
-            patch=patch,
-            medians=medians,
-            subpixel=subpixel,
-            steadiness=steadiness,
-        )
+        super().__init__(**named(locals()))
         self.coarsest, self.finest, self.stride = coarsest, finest, stride
         self.medians, self.subpixel, self.steadiness = medians, subpixel, steadiness
         self.wide, self.narrow = (_search(side, 1, patch, stride) for side in (coarsest_window, window))
