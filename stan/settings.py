@@ -72,6 +72,8 @@ def length(count: int) -> Limit:
     return Limit(lambda value: len(value) == count, f"({count} of them)")
 
 
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
 ODD = Limit(lambda value: value >= 1 and value % 2 == 1, "that is odd and at least 1")
 
 

@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from stan.registry import layouts, losses, networks, noises, protocols, sources, tasks
-from stan.settings import at_least, below, between, length
+from stan.settings import Count, Natural, at_least, below, between, length
 
-Count = Annotated[int, at_least(1)]
-Natural = Annotated[int, at_least(0)]
 Rate = Annotated[float, at_least(0)]
 Sigma = Annotated[float, between(0, 255)]
 
