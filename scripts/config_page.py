@@ -1,4 +1,5 @@
-"""Write docs/configuration.md, and the comments of the files under configs/, from the declarations.
+"""Write docs/configuration.md, the table of resuming in docs/training.md and the comments of the files under configs/,
+from the declarations.
 
 python scripts/config_page.py
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 from stan import registry
 from stan.config import documented_keys
 from stan.config.printing import value_text
+from stan.config.schema import Resumed, on_resuming
 from stan.settings import REQUIRED, Setting, words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +116,30 @@ def component_lines() -> list[str]:
     return lines
 
 
+def resuming_table() -> str:
+    """What a resumed run does with which keys; a section whose keys all have it in common stands for them."""
+    lines = ["| keys | a resumed run |", "|---|---|"]
+    found = dict(on_resuming())
+    alike: dict[str, set[Resumed]] = {}
+    for key, resumed in found.items():
+        alike.setdefault(key.partition(".")[0], set()).add(resumed)
+    for resumed in Resumed:
+        names = [
+            section if len(alike[section]) == 1 else key
+            for key, of in found.items()
+            if of is resumed
+            for section in [key.partition(".")[0]]
+        ]
+        lines.append(f"| {', '.join(f'`{name}`' for name in dict.fromkeys(names))} | {resumed.value} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_table(page: str) -> str:
+    """docs/training.md with the table of resuming as the schema declares it."""
+    table = re.compile(r"^\| keys \| a resumed run \|\n(?:\|.*\n)+", re.M)
+    return table.sub(lambda _: resuming_table(), page)
+
+
 def commented(text: str) -> str:
     """A configuration file with the meaning and the default of each key as its comment."""
     known = dict(documented_keys())
@@ -135,6 +161,8 @@ def main() -> None:
     page = ROOT / "docs" / "configuration.md"
     page.write_text("\n".join([HEAD, *key_lines(), *component_lines()]) + "\n")
     print(page)
+    training = ROOT / "docs" / "training.md"
+    training.write_text(with_table(training.read_text()))
     for path in sorted(
         set((ROOT / "configs").rglob("*.yaml")) - set((ROOT / "configs/experiments").iterdir())
     ):

@@ -1,6 +1,8 @@
-"""Which device to compute on, from the name that a person gives."""
+"""Which device to compute on, from the name that a person gives; what the processor is called."""
 
 from __future__ import annotations
+
+import platform
 
 import torch
 
@@ -32,3 +34,13 @@ def choose(name: str | torch.device = "auto", index: int | None = None) -> torch
     if device.type == "meta":
         raise ConfigError(f"device {str(name)!r} cannot be used: it computes nothing; see `stan doctor`")
     return device
+
+
+def processor() -> str:
+    """What the maker calls the CPU; its kind, where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = [platform.processor()]
+    return next(filter(None, names), platform.machine())

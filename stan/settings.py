@@ -72,6 +72,8 @@ def length(count: int) -> Limit:
     return Limit(lambda value: len(value) == count, f"({count} of them)")
 
 
+Count = Annotated[int, at_least(1)]
+Natural = Annotated[int, at_least(0)]
 ODD = Limit(lambda value: value >= 1 and value % 2 == 1, "that is odd and at least 1")
 
 
@@ -184,6 +186,23 @@ def complete(
         elif values[own]:
             raise ConfigError(f"{before}{own}={short(values[own])}: {name}={values[name]!r} has no settings")
     return values
+
+
+def named(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a constructor, for its base: ``super().__init__(**named(locals()))``.
+
+    Args:
+        scope: ``locals()`` in its first line, where all arguments are settings.
+    """
+    return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """A dataclass of settings as plain data that YAML and JSON can hold: its tuples are lists."""
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(record).items()
+    }
 
 
 def companion(name: str) -> str:

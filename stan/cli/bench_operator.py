@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stan.cli import measuring
+
 if TYPE_CHECKING:
     from stan.experiments.operator_bench import Case
 
@@ -48,8 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=float, help="GiB a method may take on the CPU (default: 60 %% of what is free)"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to FILE")
+    measuring.add_common_arguments(parser)
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="also write the tables as Markdown to FILE"
     )
@@ -66,17 +67,10 @@ def run(args: argparse.Namespace) -> int:
     from stan.experiments import operator_bench
     from stan.experiments.operator_bench.methods import METHODS, method
     from stan.experiments.operator_bench.report import disagreements, markdown
-    from stan.files import write_text
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise StanError("--device cuda: torch finds no CUDA device here; leave it out to measure the CPU")
-    for path in (args.json, args.markdown):
-        if path is not None and not path.parent.is_dir():
-            raise StanError(f"{path}: the folder {path.parent} does not exist")
-    if args.threads is not None:
-        if args.threads < 1:
-            raise StanError(f"--threads {args.threads}: at least 1 is needed")
-        torch.set_num_threads(args.threads)
+    measuring.prepare(args.threads, args.json, args.markdown)
     methods = tuple(args.methods.split(",")) if args.methods else tuple(METHODS)
     for name in methods:
         try:
@@ -92,22 +86,13 @@ def run(args: argparse.Namespace) -> int:
     )
     console = Console()
     cases = _cases(args)
-    with console.status("measuring the machine's ceilings") as status:
-        done = 0
-
-        def on_row(row: object) -> None:
-            nonlocal done
-            done += 1
-            status.update(f"{done} of {len(cases)} rows measured")
-
+    with measuring.counting(
+        console, "measuring the machine's ceilings", len(cases), "rows measured"
+    ) as on_row:
         report = operator_bench.run_bench(cases, settings, on_row)
     operator_bench.print_tables(report, console)
-    if args.json is not None:
-        operator_bench.save_json(report, args.json)
-        console.print(f"wrote {args.json}")
-    if args.markdown is not None:
-        write_text(args.markdown, markdown(report))
-        console.print(f"wrote {args.markdown}")
+    measuring.keep(console, args.json, report.as_dict())
+    measuring.keep(console, args.markdown, markdown(report))
     return 1 if disagreements(report) else 0
 
 

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stan.cli import measuring
+
 if TYPE_CHECKING:
     from stan.config import Config
 
@@ -42,11 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--operators",
         help="comma-separated backends of the search: native, reference (default: what training takes)",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument(
         "--operations", type=int, default=0, metavar="N", help="also name the N costliest operations"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to FILE")
+    measuring.add_common_arguments(parser)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
 
@@ -54,20 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the tables, write the file."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of itself on standard error
-    import torch
     from rich.console import Console
 
     from stan.errors import StanError
     from stan.experiments import training_bench
 
-    for name, least in (("steps", 1), ("profiled", 1), ("threads", 1), ("operations", 0)):
+    for name, least in (("steps", 1), ("profiled", 1), ("operations", 0)):
         value = getattr(args, name)
-        if value is not None and value < least:
+        if value < least:
             raise StanError(f"--{name} {value}: at least {least} is needed")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise StanError(f"{args.json}: the folder {args.json.parent} does not exist")
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    measuring.prepare(args.threads, args.json)
     configs = _configs(args)
     settings = training_bench.Settings(
         steps=args.steps,
@@ -78,19 +75,10 @@ def run(args: argparse.Namespace) -> int:
     )
     console = Console()
     count = len(configs) * len(settings.operators)
-    with console.status(f"training, {count} in all") as status:
-        done = 0
-
-        def on_row(row: object) -> None:
-            nonlocal done
-            done += 1
-            status.update(f"{done} of {count} trained")
-
+    with measuring.counting(console, f"training, {count} in all", count, "trained") as on_row:
         report = training_bench.run_bench(configs, settings, on_row)
     training_bench.print_tables(report, console, args.operations)
-    if args.json is not None:
-        training_bench.save_json(report, args.json)
-        console.print(f"wrote {args.json}")
+    measuring.keep(console, args.json, report.as_dict())
     return 0
 
 

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 HELP = "print versions, devices, and which operator backend is used and why not another"
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "numpy",
-    "opencv-python",
-    "scikit-image",
-    "omegaconf",
-    "av",
-    "rich",
-    "safetensors",
-    "wandb",
-    "tensorboard",
-)
+DISTRIBUTION = "stan-video"
+OF_DEVELOPERS = ("dev", "docs")
+"""Extras without which no part of stan can do less."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     table.add_column(overflow="fold")
     table.add_row("stan", f"{stan.__version__} at {Path(stan.__file__).parent}")
     table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
-    for package in PACKAGES:
+    for package in _packages():
         try:
             table.add_row(package, version(package))
         except PackageNotFoundError:
@@ -68,3 +58,15 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(label, str(text))
     console.print(table)
     return 0
+
+
+def _packages() -> list[str]:
+    """What stan needs or can use, as its own metadata says (`pyproject.toml`); without it, its own name."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        needed = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:  # run from its sources
+        return [DISTRIBUTION]
+    parts = [re.match(r"([\w.-]+)[^;]*(?:;.*\bextra == \W(\w+))?", line) for line in needed]
+    return [part[1] for part in parts if part and part[2] not in OF_DEVELOPERS]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from stan.device import processor
 from stan.files import sha256_of
 from stan.source import PACKAGE, source_hash
 from stan.version import __version__
@@ -82,16 +83,7 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-            return names[0] if names else platform.machine()
-    except OSError:
-        return platform.processor() or platform.machine()
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def _git() -> tuple[str | None, bool | None]:

@@ -79,7 +79,7 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain data that JSON can hold: figures that are not finite become None."""
-        return _plain(
+        return plain(
             {
                 "format": 1,
                 "protocol": self.settings["protocol"],
@@ -140,12 +140,12 @@ def _cell(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _plain(value: Any) -> Any:
-    """Plain data with floats of at most nine digits, and None for those that JSON does not know."""
+def plain(value: Any, digits: int = 9) -> Any:
+    """Plain data with floats of at most so many digits (17 are all), and None for those that JSON does not know."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item, digits) for item in value]
     if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value

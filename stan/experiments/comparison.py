@@ -24,12 +24,9 @@ from stan.experiments.frame import Experiment, Report, Row, Table, Task, group, 
 from stan.experiments.plot import Chart, Line
 from stan.models import VideoDenoiser
 from stan.registry import experiments, noises
-from stan.settings import at_least, between, complete
+from stan.settings import Count, Natural, at_least, between, complete
 from stan.training import Fit, finetune, train
 from stan.training.validation import ValidationClip, score
-
-Count = Annotated[int, at_least(1)]
-Natural = Annotated[int, at_least(0)]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from stan.inference.memory import process_memory
+
 NOTE = (
     "Times are processor seconds of all threads, which other work on the machine lengthens somewhat; memory is the "
     "growth of the resident size at its peak, result included, to about a megabyte."
@@ -58,17 +60,9 @@ def mark_peak() -> int | None:
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return None
-    return _status("VmRSS")
+    return process_memory().get("VmRSS")
 
 
 def peak_since() -> int | None:
     """The most resident bytes of this process since `mark_peak`, or ever where that could not be."""
-    return _status("VmHWM")
-
-
-def _status(name: str) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return None
+    return process_memory().get("VmHWM")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from stan.device import processor
 
 
 def describe_machine(device: str) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "processor": _processor(),
+        "processor": processor(),
         "load": os.getloadavg()[0],  # of others too: figures of a busy machine are worth less
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
@@ -29,12 +30,3 @@ def describe_machine(device: str) -> dict[str, Any]:
         machine["gpu_multiprocessors"] = properties.multi_processor_count
         machine["cuda"] = torch.version.cuda
     return machine
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from stan.config import value_text
 from stan.device import choose
 from stan.evaluation.provenance import code, describe, device_name, versions
+from stan.evaluation.results import plain
 from stan.experiments.frame import Report, Row, Table
 from stan.experiments.plot import write_chart
 from stan.experiments.run import Plan
@@ -89,7 +89,7 @@ def table_text(table: Table) -> str:
 
 
 def _record(plan: Plan, rows: list[Row], report: Report) -> dict[str, Any]:
-    return _plain(
+    return plain(
         {
             "format": 1,
             "experiment": plan.name,
@@ -103,14 +103,6 @@ def _record(plan: Plan, rows: list[Row], report: Report) -> dict[str, Any]:
             "notes": report.notes,
             "tables": [vars(table) for table in report.tables],
             "rows": rows,
-        }
+        },
+        digits=17,
     )
-
-
-def _plain(value: Any) -> Any:
-    """Plain data, and None for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,9 +16,8 @@ from stan.experiments.operator_bench.memory import Prober, available_memory, pro
 from stan.experiments.operator_bench.methods import METHODS
 from stan.experiments.plot import Chart, Line
 from stan.registry import experiments
-from stan.settings import ODD, above, at_least, between
+from stan.settings import ODD, Count, above, at_least, between
 
-Count = Annotated[int, at_least(1)]
 PAPER = {"memory": 10.0, "time": 3.0}
 """How many times less the search takes than the patch database, as the paper claims."""
 AXES = {"window": "windows", "patch": "patches", "channels": "features", "heads": "heads"}

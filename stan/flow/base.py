@@ -21,6 +21,12 @@ class FlowPair(NamedTuple):
     backward: Tensor
 
 
+def grey(video: Tensor) -> Tensor:
+    """BT.601 luma of a video `(B, T, 3, H, W)`, clipped to [0, 1], without a gradient: `(B, T, H, W)` float32."""
+    red, green, blue = video.detach().float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).unbind(2)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 class OffsetSource(nn.Module):
     """Base of the offset sources: ``source(video) -> FlowPair``.
 

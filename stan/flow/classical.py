@@ -13,17 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stan.flow.base import FlowPair, OffsetSource
+from stan.flow.base import FlowPair, OffsetSource, grey
 from stan.registry import sources
-from stan.settings import above, at_least, below, settings_of
+from stan.settings import Count, above, below, named, settings_of
 
 Image: TypeAlias = np.ndarray
 """A grey frame, `(H, W)` uint8."""
 
 Blur = Annotated[float, below(0, 100)]
 Downscale = Literal[1, 2, 4]
-Threads = Annotated[int, at_least(1)] | None
-Count = Annotated[int, at_least(1)]
+Threads = Count | None
 Positive = Annotated[float, above(0)]
 
 
@@ -32,9 +31,6 @@ class ZeroFlow(OffsetSource):
     """No displacement: the search is centred on the query's own position (a plain non-local search)."""
 
     pairwise = True
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def estimate(self, video: Tensor) -> FlowPair:
         """Zeros of the right shape."""
@@ -79,15 +75,14 @@ class PairwiseFlow(OffsetSource):
 
     def grey(self, video: Tensor) -> np.ndarray:
         """The frames as the estimator sees them: `(B, T, H', W')` uint8, H' and W' at least `smallest`."""
-        red, green, blue = video.detach().float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).unbind(2)
-        grey = 0.299 * red + 0.587 * green + 0.114 * blue  # (B, T, H, W)
-        h, w = grey.shape[-2:]
+        luma = grey(video)  # (B, T, H, W)
+        h, w = luma.shape[-2:]
         below, right = (self._padded(side) - side for side in (h, w))
         if below or right:
-            grey = F.pad(grey, (0, right, 0, below), mode="replicate")
+            luma = F.pad(luma, (0, right, 0, below), mode="replicate")
         if self.downscale > 1:
-            grey = F.avg_pool2d(grey, self.downscale)
-        frames = (grey * 255).cpu().numpy()
+            luma = F.avg_pool2d(luma, self.downscale)
+        frames = (luma * 255).cpu().numpy()
         if self.blur > 0:
             flat = frames.reshape(-1, *frames.shape[2:])
             for frame in flat:
@@ -158,7 +153,7 @@ class DISFlow(PairwiseFlow):
         downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
-        super().__init__(preset=preset, blur=blur, downscale=downscale, threads=threads)
+        super().__init__(**named(locals()))
         self.preset = preset
 
     @property
@@ -202,15 +197,7 @@ class FarnebackFlow(PairwiseFlow):
         downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
-        super().__init__(
-            levels=levels,
-            window=window,
-            iterations=iterations,
-            neighbourhood=neighbourhood,
-            blur=blur,
-            downscale=downscale,
-            threads=threads,
-        )
+        super().__init__(**named(locals()))
 
     @property
     def version(self) -> str:
@@ -258,16 +245,7 @@ class TVL1Flow(PairwiseFlow):
         downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
-        super().__init__(
-            attachment=attachment,
-            tightness=tightness,
-            warps=warps,
-            iterations=iterations,
-            tolerance=tolerance,
-            blur=blur,
-            downscale=downscale,
-            threads=threads,
-        )
+        super().__init__(**named(locals()))
 
     @property
     def version(self) -> str:

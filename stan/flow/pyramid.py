@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stan import ops
-from stan.flow.base import FlowPair, OffsetSource
+from stan.flow.base import FlowPair, OffsetSource, grey
 from stan.registry import sources
-from stan.settings import ODD, above, at_least
+from stan.settings import ODD, Count, Natural, above, named
 
 LEVEL = 2
 """How much smaller each level is than the next finer one."""
@@ -59,25 +59,15 @@ class PyramidFlow(OffsetSource):
         *,
         coarsest: Literal[4, 8, 16, 32] = 16,
         finest: Literal[1, 2, 4] = 2,
-        stride: Annotated[int, at_least(1)] = 2,
+        stride: Count = 2,
         coarsest_window: Annotated[int, ODD] = 7,
         window: Annotated[int, ODD] = 3,
         patch: Annotated[int, ODD] = 7,
-        medians: Annotated[int, at_least(0)] = 2,
+        medians: Natural = 2,
         subpixel: Literal[0, 1, 3, 5, 7] = 5,
         steadiness: Annotated[float, above(0)] = 0.01,
     ) -> None:
-        super().__init__(
-            coarsest=coarsest,
-            finest=finest,
-            stride=stride,
-            coarsest_window=coarsest_window,
-            window=window,
-            patch=patch,
-            medians=medians,
-            subpixel=subpixel,
-            steadiness=steadiness,
-        )
+        super().__init__(**named(locals()))
         self.coarsest, self.finest, self.stride = coarsest, finest, stride
         self.medians, self.subpixel, self.steadiness = medians, subpixel, steadiness
         self.wide, self.narrow = (_search(side, 1, patch, stride) for side in (coarsest_window, window))
@@ -113,14 +103,13 @@ class PyramidFlow(OffsetSource):
 
     def _levels(self, video: Tensor) -> list[Tensor]:
         """The grey clips and the same reversed, `(2B, T, 1, h, w)`, from the coarsest level to the finest."""
-        red, green, blue = video.detach().float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).split(1, 2)
-        grey = 0.299 * red + 0.587 * green + 0.114 * blue  # (B, T, 1, H, W)
-        below, right = (self._padded(side) - side for side in grey.shape[3:])
-        frames = F.pad(grey.flatten(0, 1), (0, right, 0, below), mode="replicate")
+        luma = grey(video).unsqueeze(2)  # (B, T, 1, H, W)
+        below, right = (self._padded(side) - side for side in luma.shape[3:])
+        frames = F.pad(luma.flatten(0, 1), (0, right, 0, below), mode="replicate")
         levels = [F.avg_pool2d(frames, self.finest)]
         for _ in range((self.coarsest // self.finest).bit_length() - 1):
             levels.append(F.avg_pool2d(levels[-1], LEVEL))
-        clips = [level.unflatten(0, grey.shape[:2]) for level in levels[::-1]]
+        clips = [level.unflatten(0, luma.shape[:2]) for level in levels[::-1]]
         return [torch.cat([clip, clip.flip(1)]) for clip in clips]
 
     def _padded(self, side: int) -> int:

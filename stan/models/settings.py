@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from stan.errors import ConfigError, short
 from stan.registry import aggregations, alignments, sources
-from stan.settings import ODD, above, at_least, below, between, complete
-
-Positive = Annotated[int, at_least(1)]
+from stan.settings import ODD, Count, Natural, above, below, between, complete
 
 
 @dataclass(frozen=True)
@@ -61,22 +58,22 @@ class Settings:
     causal: bool = False
     flow: Annotated[str, sources] = "dis"
     flow_settings: dict[str, Any] = field(default_factory=dict)
-    stem: Positive = 1
-    channels: tuple[Positive, ...] = (16, 64, 192)
+    stem: Count = 1
+    channels: tuple[Count, ...] = (16, 64, 192)
     skip: Literal["concat", "add"] = "concat"
     block_skip: bool = False
     depths: tuple[Annotated[int, between(0, 256)], ...] = (1, 2, 4)
-    heads: tuple[Annotated[int, at_least(0)], ...] = (0, 0, 12)
-    key_channels: Positive = 16
-    value_channels: Positive = 32
+    heads: tuple[Natural, ...] = (0, 0, 12)
+    key_channels: Count = 16
+    value_channels: Count = 32
     attention: Annotated[str, alignments] | Literal["none"] = "shifted"
     attention_settings: dict[str, Any] = field(default_factory=dict)
     window: Annotated[int, between(1, 255)] = 9
     temporal_window: Annotated[int, between(0, 64)] = 2
     patch: Annotated[int, ODD] = 1
     select: Literal["all", "each"] = "all"
-    search_matches: Positive = 20
-    matches: Positive = 10
+    search_matches: Count = 20
+    matches: Count = 10
     refine_window: Annotated[int, between(1, 255)] = 1
     scale: Annotated[float, above(0)] = 10.0
     learn_scale: bool = False
@@ -84,9 +81,9 @@ class Settings:
     aggregation_settings: dict[str, Any] = field(default_factory=dict)
     aggregation_kernel: Annotated[int, ODD] = 3
     mixer: Literal["window", "plain"] = "window"
-    window_size: tuple[Positive, Positive, Positive] = (2, 8, 8)
-    window_heads: Positive = 4
-    window_groups: Annotated[int, at_least(0)] = 2
+    window_size: tuple[Count, Count, Count] = (2, 8, 8)
+    window_heads: Count = 4
+    window_groups: Natural = 2
     mlp_ratio: Annotated[float, above(0)] = 2.0
     drop_path: Annotated[float, below(0, 1)] = 0.1
     recompute: bool = False
@@ -164,13 +161,6 @@ class Settings:
                 scale = self.stem * 2**level
                 side = math.lcm(side, *(scale * window for window in self.window_size[1:]))
         return side
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data that YAML and JSON can hold."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
 
 
 def learns(flow: str) -> bool:

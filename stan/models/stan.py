@@ -29,6 +29,7 @@ from stan.models.registry import register
 from stan.models.settings import Settings
 from stan.models.window import WindowPart
 from stan.registry import aggregations, alignments
+from stan.settings import plain
 
 
 class AttentionBlock(nn.Module):
@@ -170,7 +171,7 @@ class Stan(VideoDenoiser):
         s = settings
         super().__init__(
             name=name,
-            settings=s.plain(),
+            settings=plain(s),
             source=stan.flow.build(s.flow, **s.flow_settings),
             blind=s.blind,
             causal=s.causal,

@@ -10,7 +10,6 @@ serves both, and time pays from the first steps on.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -29,7 +28,7 @@ from stan.models.registry import register
 from stan.models.settings import learns
 from stan.models.unet import UNet
 from stan.registry import sources
-from stan.settings import ODD, above, at_least, between, complete
+from stan.settings import ODD, above, at_least, between, complete, plain
 
 Positive = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
@@ -97,10 +96,6 @@ class TwoPassSettings:
         if not holds:
             raise ConfigError(f"model setting {name}={getattr(self, name)} must be {wanted}")
 
-    def plain(self) -> dict[str, Any]:
-        """As plain data that YAML and JSON can hold."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-
 
 class TwoPass(VideoDenoiser):
     """Clean each frame, look in the cleaned frames, merge the noisy ones, clean again.
@@ -115,7 +110,7 @@ class TwoPass(VideoDenoiser):
         planes = 3 * BLOCK**2
         super().__init__(
             name=name,
-            settings=s.plain(),
+            settings=plain(s),
             source=stan.flow.build(s.flow, **s.flow_settings),
             blind=False,
             causal=s.causal,

@@ -24,7 +24,7 @@ from stan.training.module import DenoisingModule, Replay
 from stan.training.pictures import Pictures
 from stan.training.progress import TrainingProgress
 from stan.training.ranks import outside_rank, run_together, started_from_outside
-from stan.training.record import TrainingLog, header, memory_gib, write_summary
+from stan.training.record import SUMMARY, TrainingLog, header, memory_gib, write_summary
 from stan.training.resuming import Start, plan_start
 from stan.training.stopping import CalmStop, StopNow
 from stan.training.trainer import build_trainer, quiet_lightning
@@ -228,4 +228,4 @@ def _write_summary(output: Path, values: dict[str, Any]) -> None:
         write_summary(output, values)
     except OSError as error:
         if values["ended"] == "done":
-            raise CheckpointError(f"cannot write {output / 'summary.json'}: {error.strerror}") from error
+            raise CheckpointError(f"cannot write {output / SUMMARY}: {error.strerror}") from error

@@ -9,51 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from stan.config import Config, to_dict
+from stan.config.schema import Resumed, on_resuming
 from stan.errors import CheckpointError, short
 from stan.models import VideoDenoiser
 from stan.models.checkpoint import holds_training, load_weights, read
 from stan.training.checkpoints import BEST, LAST
 
-APPLIED, TOLD, REFUSED = "applied", "told", "refused"
-
-RESUMED = {
-    "seed": TOLD,
-    "output": APPLIED,
-    "imports": APPLIED,
-    "checkpoint": TOLD,
-    "resume": APPLIED,
-    "logger": APPLIED,
-    "task": TOLD,
-    "task_settings": TOLD,
-    "model": REFUSED,
-    "data": TOLD,
-    "data.workers": APPLIED,
-    "data.cache": APPLIED,
-    "noise": TOLD,
-    "loss": TOLD,
-    "optimizer": TOLD,
-    "ema": TOLD,
-    "trainer": TOLD,
-    "trainer.log_every": APPLIED,
-    "trainer.checkpoint_every": APPLIED,
-    "trainer.max_skips": APPLIED,
-    "validation": TOLD,
-    "validation.every": APPLIED,
-    "validation.keep": APPLIED,
-    "validation.patience": APPLIED,
-    "finetune": TOLD,
-    "evaluation": APPLIED,
-}
-"""What a resumed run does with a key that has changed: the longest name that covers it counts. Applied: it holds
-from then on and is no part of what is learned. Told: it holds from then on, is printed and kept in the record. Refused:
-it cannot change."""
-
-VALIDATED = (
-    "seed", "data.kind", "data.root", "data.noisy", "data.validation_split", "data.validation_root",
-    "data.validation_noisy", "data.downscale", "noise", "task", "task_settings",
-    "validation.sigmas", "validation.frames", "validation.crop", "validation.sequences",
-)  # fmt: skip
-"""Keys whose change makes validations another measure: the best so far is not compared with what follows."""
+ON_RESUMING = dict(on_resuming())
 
 
 @dataclass(frozen=True)
@@ -75,11 +37,11 @@ class Start:
     starts: list[dict[str, Any]] = field(default_factory=list)
 
 
-def what_happens(key: str) -> str:
-    """What a resumed run does with a changed key: `APPLIED`, `TOLD` or `REFUSED`."""
-    while key not in RESUMED:
+def what_happens(key: str) -> Resumed:
+    """What a resumed run does with a changed key, or with one inside a key that holds a section."""
+    while key not in ON_RESUMING:
         key = key.rpartition(".")[0]
-    return RESUMED[key]
+    return ON_RESUMING[key]
 
 
 def plan_start(config: Config, network: VideoDenoiser) -> Start:
@@ -117,12 +79,12 @@ def plan_start(config: Config, network: VideoDenoiser) -> Start:
     load_weights(network, weights, str(path))  # of the same shape throughout, or refused
     step = int(record["trained"]["steps"]) if record.get("trained") else 0
     changes = changed(record.get("config") or {}, to_dict(config))
-    told = {key: values for key, values in changes.items() if what_happens(key) == TOLD}
+    told = {key: values for key, values in changes.items() if what_happens(key) is not Resumed.APPLIED}
     starts = [
         *record.get("starts", []),
         {"step": step, "changed": {key: list(values) for key, values in told.items()}},
     ]
-    return Start(path, step, told, any(_within(key, VALIDATED) for key in changes), starts)
+    return Start(path, step, told, any(what_happens(key) is Resumed.MEASURED for key in changes), starts)
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -131,7 +93,7 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tupl
     return {
         key: (then[key], value)
         for key, value in since.items()
-        if key in then and what_happens(key) != REFUSED and then[key] != value
+        if key in then and what_happens(key) is not Resumed.REFUSED and then[key] != value
     }
 
 
@@ -148,7 +110,3 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """As it reads back from a file: tuples are lists."""
     return json.loads(json.dumps(value))
-
-
-def _within(key: str, keys: tuple[str, ...]) -> bool:
-    return any(key == known or key.startswith(f"{known}.") for known in keys)

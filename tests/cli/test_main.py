@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,11 @@ def test_doctor_names_versions_devices_and_backend(run_stan: Callable) -> None:
     text = run_stan("doctor").stdout
     for word in ("stan", "torch", "opencv-python", "cuda", "operator"):
         assert word in text
+    needed = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    labels = {line.split()[0] for line in text.splitlines() if not line.startswith(" ")}
+    assert needed is not None
+    assert {*re.findall(r'"([\w-]+)', needed[1]), "tensorboard", "bm3d"} <= labels
+    assert not {"pytest", "ruff", "mkdocs-material"} & labels
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,32 @@ def test_changelog_knows_this_version() -> None:
     assert all(date == "unreleased" or re.fullmatch(r"\d{4}-\d\d-\d\d", date) for _, date in headings)
 
 
+def test_the_map_names_every_room_and_module() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"stan/(\w+(?:\.py|/))", page))
+    package = ROOT / "stan"
+    rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    assert named == rooms | modules
+    for path in re.findall(r"`((?:ops|metrics|data|config)/[\w/.]+\.(?:py|h))`", page):
+        assert (package / path).is_file(), path
+
+
+def test_imports_run_one_way() -> None:
+    """As the map says: a room imports those below it; `stan.config` is for the four uppermost."""
+    order = ["ops", "flow", "models data", "inference", "evaluation", "training", "experiments", "cli"]
+    height = {room: n for n, rooms in enumerate(order) for room in rooms.split()} | {"metrics": 2}
+    for room in height:
+        for path in (ROOT / "stan" / room).rglob("*.py"):
+            text = re.sub(r"^( *)from stan import ", r"\1from stan.", path.read_text(), flags=re.M)
+            found = re.findall(r"^ *(?:from|import) stan\.(\w+)", text, re.M)
+            for other in set(found) - {room}:
+                if other == "config":
+                    assert room in ("cli", "experiments", "training", "evaluation"), path
+                elif other in height:
+                    assert height[other] < height[room], f"{path} imports stan.{other}"
+
+
 def test_types_are_declared_and_packed() -> None:
     assert (ROOT / "stan/py.typed").is_file()
     assert '"stan" = ["py.typed"]' in (ROOT / "pyproject.toml").read_text()

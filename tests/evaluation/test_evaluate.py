@@ -1,34 +1,25 @@
-"""``evaluate`` as a whole: the tables, what moves a figure, going on after a kill, and sharing the work."""
+"""``evaluate`` as a whole: the tables, and what moves a figure."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import stan
 from stan import config as configs
 from stan.data import noise as noises
 from stan.data import open_clips
-from stan.errors import CheckpointError, ConfigError, DataError, StanError
+from stan.errors import ConfigError
 from stan.evaluation import add_noise, evaluate, flicker, strred
-from stan.evaluation import run as running
-from stan.evaluation.devices import Ranks
 from stan.evaluation.facts import lead
 from stan.evaluation.methods import NLMeans
 from stan.evaluation.notes import notes_of
@@ -37,22 +28,8 @@ from stan.inference import TilePlan
 from stan.metrics import METRICS, Metric
 from stan.models import load
 from stan.models.stan import Stan
-from stan.ops import backend
-from tests.conftest import ROOT, stan_command
 from tests.evaluation.conftest import Make
-
-VARIES = ("seconds_per_frame", "memory_mib", "device")
-"""What may differ between two runs of one evaluation."""
-
-
-def quiet() -> Console:
-    return Console(file=open(os.devnull, "w"))
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The sequences of a results.json, without what a clock or a memory gauge says."""
-    content = json.loads((path / "results.json").read_text())
-    return [{k: v for k, v in row.items() if k not in VARIES} for row in content["sequences"]]
+from tests.evaluation.runs import count_computed, quiet
 
 
 def test_figures_are_those_of_the_protocol(
@@ -206,163 +183,6 @@ def test_tiles_move_the_output_but_not_the_noise(
     assert whole["psnr"] != cut["psnr"]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["noise.kind=gaussian_rounded"],
-        ["noise.kind=poisson_gaussian", "noise.settings={shot: 0.3}"],
-        ["noise.kind=correlated"],
-        ["evaluation.seed=5"],
-        ["evaluation.border=6"],
-        ["evaluation.max_frames=3"],
-        ["data.downscale=2"],
-    ],
-)
-def test_settings_are_used_and_named(make_config: Make, words: list[str]) -> None:
-    common = ["checkpoint=noisy", "evaluation.sequences=[a]"]
-    (plain,) = evaluate(make_config(*common), console=quiet()).sequences
-    results = evaluate(make_config(*common, *words), console=quiet())
-    (row,) = results.sequences
-    assert row["psnr"] != plain["psnr"]
-    assert len(results.settings["departures"]) == 2  # the sequence picked by hand, and this
-    assert results.title == "quick (modified)"
-
-
-def test_other_settings_do_not_reuse_pieces(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed = count_computed(monkeypatch)
-    common = ["checkpoint=noisy", "evaluation.sequences=[a]"]
-    evaluate(make_config(*common), console=quiet())
-    evaluate(make_config(*common), console=quiet())
-    assert computed == [("noisy", "a", 30)]
-    evaluate(make_config(*common, "evaluation.border=4"), console=quiet())
-    evaluate(make_config(*common, "evaluation.sigmas=[30,31]"), console=quiet())
-    assert computed == [("noisy", "a", 30), ("noisy", "a", 30), ("noisy", "a", 31)]
-
-
-def test_another_operator_backend_computes_anew_and_agrees(
-    make_config: Make, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """STAN_BACKEND=reference is how a reader who distrusts the kernels checks a figure."""
-    computed = count_computed(monkeypatch)
-    config = make_config(f"checkpoint={checkpoints['known']}", "evaluation.sequences=[a]")
-    first = evaluate(config, console=quiet())
-    monkeypatch.setattr(backend, "DEFAULT", "reference")
-    second = evaluate(config, console=quiet())
-    used = backend.NAMES[0] if backend.why_not_native() else "native"
-    assert (first.methods[0]["operator"], second.methods[0]["operator"]) == (used, "reference")
-    assert computed.count(("known", "a", 30)) == (1 if used == "reference" else 2)
-    assert second.means[0]["psnr"] == pytest.approx(first.means[0]["psnr"], abs=1e-3)
-
-
-def test_a_changed_checkpoint_or_frame_is_evaluated_afresh(
-    make_config: Make, checkpoints: dict[str, Path], davis_root: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    data = tmp_path / "data"
-    shutil.copytree(davis_root, data)
-    model = tmp_path / "model.ckpt"
-    computed = count_computed(monkeypatch)
-    words = [f"checkpoint={model}", f"data.root={data}", "evaluation.sequences=[a]"]
-    for source in ("known", "blind"):
-        shutil.copy(checkpoints[source], model)
-        evaluate(make_config(*words), console=quiet())
-    assert computed == [("noisy", "a", 30), ("model", "a", 30), ("model", "a", 30)]
-    frame = data / "JPEGImages/480p/a/00000.jpg"
-    cv2.imwrite(str(frame), cv2.imread(str(frame))[:, ::-1])
-    evaluate(make_config(*words), console=quiet())
-    assert computed[3:] == [("noisy", "a", 30), ("model", "a", 30)]
-
-
-def test_a_changed_frame_in_the_middle_is_evaluated_afresh_a_copied_or_unused_one_is_not(
-    make_config: Make, davis_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, copy = tmp_path / "data", tmp_path / "copy"
-    shutil.copytree(davis_root, data)
-    frames = data / "JPEGImages/480p/a"
-    computed = count_computed(monkeypatch)
-    words = ["checkpoint=noisy", "evaluation.sequences=[a]", "evaluation.max_frames=4"]
-    (before,) = evaluate(make_config(*words, f"data.root={data}"), console=quiet()).sequences
-    shutil.copy(frames / "00000.jpg", frames / "00005.jpg")  # beyond the cap
-    shutil.copytree(data, copy)  # other times, and another place
-    evaluate(make_config(*words, f"data.root={copy}"), console=quiet())
-    assert len(computed) == 1
-    picture = cv2.imread(str(frames / "00001.jpg"))
-    status = (frames / "00001.jpg").stat()
-    cv2.imwrite(str(frames / "00001.jpg"), picture[:, ::-1])
-    os.utime(frames / "00001.jpg", ns=(status.st_atime_ns, status.st_mtime_ns))
-    (after,) = evaluate(make_config(*words, f"data.root={data}"), console=quiet()).sequences
-    assert len(computed) == 2
-    assert after["clean_sha256"] != before["clean_sha256"]
-
-
-def test_damaged_pieces_are_made_again(
-    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = make_config("checkpoint=noisy", MANY)
-    evaluate(config, console=quiet())
-    before = rows(tmp_path / "out")
-    pieces = sorted((tmp_path / "out/parts").rglob("*.json"))
-    pieces[0].write_text(pieces[0].read_text()[:100])
-    pieces[1].with_suffix(".npz").unlink()
-    pieces[2].write_text("{}")
-    pieces[3].write_text(pieces[3].read_text().replace('"psnr": ', '"psnr": 1'))
-    pieces[4].with_suffix(".npz").write_bytes(b"no pictures")
-    pieces[5].write_bytes(b"\xff\x00")
-    computed = count_computed(monkeypatch)
-    evaluate(config, console=quiet())
-    assert len(computed) == 6
-    assert rows(tmp_path / "out") == before
-
-
-def test_damaged_tiles_are_decided_again(
-    make_config: Make, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    config = make_config(f"checkpoint={checkpoints['known']}", "evaluation.sequences=[a]")
-    evaluate(config, console=quiet())
-    (decision,) = (tmp_path / "out/parts").glob("tiles-*.json")
-    whole = decision.read_text()
-    decision.write_text("{}")
-    evaluate(config, console=quiet())
-    assert decision.read_text() == whole
-
-
-@pytest.mark.parametrize("ending", [".json", ".npz", ".lock"])
-def test_a_folder_in_place_of_a_piece_is_named(make_config: Make, tmp_path: Path, ending: str) -> None:
-    config = make_config("checkpoint=noisy", "evaluation.sequences=[a]")
-    evaluate(config, console=quiet())
-    (piece,) = (tmp_path / "out/parts").rglob("*.json")
-    for path in (piece, piece.with_suffix(".npz")):
-        path.unlink()
-    piece.with_suffix(ending).mkdir()
-    with pytest.raises(DataError, match=rf"{piece.stem}\{ending} is a folder"):
-        evaluate(config, console=quiet())
-    piece.with_suffix(ending).rmdir()
-    evaluate(config, console=quiet())
-
-
-def test_a_folder_in_place_of_a_result_or_of_decoded_frames_is_named(
-    make_config: Make, tmp_path: Path
-) -> None:
-    words = [
-        "checkpoint=noisy",
-        "evaluation.sequences=[a]",
-        "data.downscale=2",
-        f"data.cache={tmp_path}/cache",
-    ]
-    evaluate(make_config(*words), console=quiet())
-    (frames,) = (tmp_path / "cache").glob("*.npy")
-    frames.unlink()
-    frames.mkdir()
-    with pytest.raises(DataError, match=r"\.npy is a folder"):
-        evaluate(make_config(*words), console=quiet())
-    frames.rmdir()
-    report = tmp_path / "out/report.md"
-    report.unlink()
-    report.mkdir()
-    with pytest.raises(DataError, match=r"report\.md is a folder"):
-        evaluate(make_config(*words), console=quiet())
-
-
 def test_temporal_gain_is_that_of_the_network_over_itself_on_single_frames(
     make_config: Make, checkpoints: dict[str, Path], davis_root: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -497,180 +317,6 @@ def worst_error(clean: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
     return (output - clean).abs().amax((1, 2, 3))
 
 
-def count_computed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, float]]:
-    """A list that grows by every piece that is computed, not reused."""
-    computed: list[tuple[str, str, float]] = []
-    compute = running._Work._compute
-
-    def counting(self: Any, task: Any) -> Any:
-        computed.append((task.method.name, task.clip.name, task.sigma))
-        return compute(self, task)
-
-    monkeypatch.setattr(running._Work, "_compute", counting)
-    return computed
-
-
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
-"""One thread for each process: the tests run beside each other."""
-MANY = "evaluation.sigmas=[10,30,50]"
-
-
-def command(out: Path, root: Path, *words: str) -> list[str]:
-    """An evaluation of 4 sequences at 3 levels by two methods: 24 pieces."""
-    common = ["checkpoint=[nlmeans,noisy]", "data.kind=davis", f"data.root={root}", f"output={out}", MANY]
-    common += ["evaluation.split=trainval", "trainer.accelerator=cpu"]
-    return stan_command("evaluate", ROOT / "configs/evaluate/folder.yaml", *common, *words)
-
-
-def pieces(out: Path) -> dict[str, int]:
-    """Finished pieces with the time of their writing."""
-    return {p.name + p.parent.name: p.stat().st_mtime_ns for p in (out / "parts").rglob("*.json")}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(davis_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The rows of that evaluation by one process in one go."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    words = command(out, davis_root)
-    words = words[words.index("evaluate") + 2 :]
-    evaluate(configs.load(ROOT / "configs/evaluate/folder.yaml", words), console=quiet())
-    return rows(out)
-
-
-def test_killed_it_goes_on_and_ends_with_the_same_table(
-    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
-) -> None:
-    out = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(out, davis_root), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ALONE
-    )
-    deadline = time.monotonic() + 120
-    while len(pieces(out)) < 6 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    before = pieces(out)
-    assert 6 <= len(before) < 24
-    assert not (out / "results.json").exists()
-
-    done = subprocess.run(command(out, davis_root), capture_output=True, text=True, check=True, env=ALONE)
-    assert rows(out) == undisturbed
-    after = pieces(out)
-    assert len(after) == 24
-    assert before.items() <= after.items(), "a finished piece was written again"
-    assert f"{len(before)} of 24 pieces were done already" in done.stderr
-    assert not list(out.rglob("*.lock"))
-    table = [line for line in done.stdout.splitlines() if "nlmeans" in line]
-    means = json.loads((out / "results.json").read_text())["means"]
-    assert [f"{row['psnr']:.2f}" in line for line, row in zip(table, means[::2])] == [True] * 3
-    assert str(out / "report.html") in done.stdout
-
-
-def test_helper_processes_share_the_work(
-    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
-) -> None:
-    """trainer.devices=2 on the CPU starts one more process; the table is the same."""
-    out = tmp_path / "shared"
-    done = subprocess.run(
-        command(out, davis_root, "trainer.devices=2"), capture_output=True, text=True, check=True, env=ALONE
-    )
-    assert rows(out) == undisturbed
-    assert "ended with code" not in done.stderr
-
-
-def test_processes_of_torchrun_share_the_work_and_outlive_each_other(
-    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
-) -> None:
-    """Two processes with RANK and WORLD_SIZE: the second begins in the middle of the list, and is killed
-    while both work; the first does the rest."""
-    out = tmp_path / "ranks"
-
-    def start(rank: int) -> subprocess.Popen[str]:
-        environment = {**ALONE, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        with open(tmp_path / f"{rank}.log", "w") as log:
-            return subprocess.Popen(
-                command(out, davis_root), stderr=log, stdout=log, text=True, env=environment
-            )
-
-    def wait_for(piece: str, process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + 120
-        while not list((out / "parts").rglob(piece)) and time.monotonic() < deadline:
-            assert process.poll() is None, "ended too early"
-            time.sleep(0.005)
-
-    second = start(1)
-    wait_for("c-10-*.json", second)
-    assert not list((out / "parts").rglob("a-10-*.json"))
-    first = start(0)
-    while first.poll() is None and second.poll() is None and len(pieces(out)) < 18:
-        time.sleep(0.005)
-    second.kill()
-    second.wait()
-    assert first.wait(timeout=120) == 0, (tmp_path / "0.log").read_text()
-    assert rows(out) == undisturbed
-
-
-def test_interrupting_says_how_to_go_on(davis_root: Path, tmp_path: Path) -> None:
-    out = tmp_path / "interrupted"
-    process = subprocess.Popen(
-        command(out, davis_root), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALONE
-    )
-    deadline = time.monotonic() + 120
-    while len(pieces(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert "the same command goes on" in errors
-    assert 3 <= len(pieces(out)) < 24
-
-
-@pytest.mark.parametrize(
-    ("words", "error", "says"),
-    [
-        (["checkpoint=null"], ConfigError, "nothing to evaluate"),
-        (["checkpoint=gone.ckpt"], CheckpointError, "gone.ckpt does not exist"),
-        (["evaluation.protocol=davis"], ConfigError, "'davis' is not known"),
-        (["evaluation.split=vall"], DataError, "did you mean 'val'"),
-        (["evaluation.split=null", "evaluation.protocol=davis-85"], DataError, "davis-85 uses test-dev"),
-        (["evaluation.sequences=[aa]"], ConfigError, "no sequence 'aa'"),
-        (["evaluation.sigmas=[]"], ConfigError, "sigmas is empty"),
-        (["evaluation.border=22"], DataError, "too small"),
-        (["evaluation.tiles={framez: 3}"], ConfigError, "'framez'.*'frames'"),
-        (["evaluation.tiles={frames: 2.5}"], ConfigError, "frames=2.5"),
-        (["evaluation.tiles={frames: 4}", "evaluation.memory=1GiB"], ConfigError, "not both"),
-        (["evaluation.memory=lots"], ConfigError, "lots"),
-        (["trainer.precision=64-true"], ConfigError, "64-true"),
-        (["trainer.devices=0"], ConfigError, "devices=0"),
-        (["noise.kind=gausian"], ConfigError, "'gausian'"),
-        (["output=/dev/null"], ConfigError, "/dev/null cannot be made"),
-        (["output=/dev/null/x"], ConfigError, "/dev/null/x cannot be made"),
-        (["data.root=/nowhere"], DataError, "/nowhere does not exist"),
-    ],
-)  # fmt: skip
-def test_bad_input_gets_one_line(
-    make_config: Make, words: list[str], error: type[StanError], says: str
-) -> None:
-    with pytest.raises(error, match=says) as caught:
-        evaluate(make_config("checkpoint=noisy", *words), console=quiet())
-    assert "\n" not in str(caught.value)
-
-
-def test_damaged_checkpoint_and_frame_are_named(
-    make_config: Make, davis_root: Path, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    broken = tmp_path / "broken.ckpt"
-    broken.write_bytes(checkpoints["known"].read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=r"broken\.ckpt"):
-        evaluate(make_config(f"checkpoint={broken}"), console=quiet())
-    data = tmp_path / "data"
-    shutil.copytree(davis_root, data)
-    (data / "JPEGImages/480p/c/00003.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"c/00003\.jpg"):
-        evaluate(make_config("checkpoint=noisy", f"data.root={data}"), console=quiet())
-
-
 def test_values_that_are_not_finite_are_said(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NLMeans, "__call__", lambda self, noisy, *others: noisy * math.nan)
     results = evaluate(make_config("checkpoint=nlmeans", "evaluation.sequences=[a]"), console=quiet())
@@ -678,20 +324,6 @@ def test_values_that_are_not_finite_are_said(make_config: Make, monkeypatch: pyt
     assert math.isnan(results.means[0]["psnr"])
     content = json.loads((Path(results.parts.folder).parent / "results.json").read_text())
     assert content["means"][0]["psnr"] is None
-
-
-def test_ranks_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert Ranks.of_environment() == Ranks(0, 1, 0, 1)
-    monkeypatch.setenv("RANK", "5")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert Ranks.of_environment() == Ranks(5, 8, 1, 4)
-    monkeypatch.setenv("RANK", "five")
-    with pytest.raises(ConfigError, match="RANK='five'"):
-        Ranks.of_environment()
 
 
 def test_real_davis_frames(shared_data: Path, make_config: Make) -> None:

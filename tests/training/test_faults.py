@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from stan.config import documented_keys
-from stan.training.resuming import APPLIED, REFUSED, RESUMED, TOLD, what_happens
+from stan.config.schema import Resumed, on_resuming, option
+from stan.training.resuming import what_happens
+from tests.conftest import ROOT
 from tests.training.forked import Forks, Run
 from tests.training.test_runs import assert_same_weights, logged
 
@@ -170,13 +172,25 @@ def test_resuming_with_other_settings(forks: Forks, words: Callable, tmp_path: P
     assert "best.ckpt" in flipped
 
 
-def test_every_key_has_its_place_in_the_table_of_resuming() -> None:
-    verdicts = {key: what_happens(key) for key, setting in documented_keys() if not setting.section}
-    assert set(verdicts.values()) <= {APPLIED, TOLD, REFUSED}
-    assert verdicts["model.settings"] == REFUSED
-    assert verdicts["optimizer.lr"] == verdicts["noise.sigma"] == verdicts["seed"] == TOLD
-    assert verdicts["data.workers"] == APPLIED
-    assert {key.partition(".")[0] for key in RESUMED} == {key.partition(".")[0] for key in verdicts}
+def test_every_key_says_what_a_resumed_run_does() -> None:
+    declared = dict(on_resuming())
+    assert list(declared) == [key for key, setting in documented_keys() if not setting.section]
+    assert all(isinstance(resumed, Resumed) for resumed in declared.values())
+    assert what_happens("model.settings") is Resumed.REFUSED
+    assert what_happens("optimizer.lr") is Resumed.TOLD
+    assert what_happens("noise.sigma") is what_happens("seed") is Resumed.MEASURED
+    assert what_happens("task_settings.blur") is what_happens("task_settings")
+    assert what_happens("data.workers") is Resumed.APPLIED
+    with pytest.raises(TypeError, match="resumed"):
+        option(1, "a key that does not say it")
+
+
+def test_the_table_of_resuming_is_that_of_the_page() -> None:
+    program = "import scripts.config_page as page; print(page.resuming_table(), end='')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout in (ROOT / "docs/training.md").read_text(), "run python scripts/config_page.py"
 
 
 def test_two_trainings_in_one_folder(forks: Forks, words: Callable, tmp_path: Path) -> None:

@@ -25,10 +25,8 @@ from stan.flow import OffsetSource
 from stan.models.settings import learns
 from stan.models.shipped import find
 from stan.registry import experiments, sources
-from stan.settings import ODD, at_least, between
+from stan.settings import ODD, Count, Natural, at_least, between
 
-Count = Annotated[int, at_least(1)]
-Natural = Annotated[int, at_least(0)]
 Where = Literal["noisy", "cleaned", "tested", "clean"]
 
 AXES = {

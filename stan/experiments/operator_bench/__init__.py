@@ -2,6 +2,6 @@
 
 from stan.experiments.operator_bench.bench import Settings, run_bench
 from stan.experiments.operator_bench.cases import Case, table
-from stan.experiments.operator_bench.report import print_tables, save_json
+from stan.experiments.operator_bench.report import print_tables
 
-__all__ = ["Case", "Settings", "print_tables", "run_bench", "save_json", "table"]
+__all__ = ["Case", "Settings", "print_tables", "run_bench", "table"]

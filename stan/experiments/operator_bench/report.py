@@ -1,8 +1,7 @@
-"""The benchmark's tables for the terminal and for `docs/benchmarks.md`, and its JSON file."""
+"""The benchmark's tables for the terminal and for `docs/benchmarks.md`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +11,8 @@ from rich.table import Table
 
 from stan.experiments.operator_bench.bench import Measurement, Report, Row
 from stan.experiments.operator_bench.methods import OURS, PASSES
-from stan.files import write_text
 
 Cell = Callable[[Row, "Measurement | None"], "list[str]"]
-
-
-def save_json(report: Report, path: Path) -> None:
-    """Write the whole report; a file under the final name is always complete."""
-    write_text(path, json.dumps(report.as_dict(), indent=1) + "\n")
 
 
 def print_tables(report: Report, console: Console) -> None:

@@ -1,22 +1,14 @@
-"""The training benchmark's tables for the terminal, and its JSON file."""
+"""The training benchmark's tables for the terminal."""
 
 from __future__ import annotations
 
-import json
 import statistics
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from stan.experiments.training_bench.bench import Report, Row
-from stan.files import write_text
-
-
-def save_json(report: Report, path: Path) -> None:
-    """Write the whole report; a file under the final name is always complete."""
-    write_text(path, json.dumps(report.as_dict(), indent=1) + "\n")
 
 
 def print_tables(report: Report, console: Console, operations: int = 0) -> None:
