@@ -191,7 +191,7 @@ def relative_index(window: Size) -> Tensor:
 
 
 class Masks(NamedTuple):
-    """What the queries of windows see, by kind of window, of which there are at most eight.
+    """What the queries of windows see, by kind of window, of which there are at most twelve.
 
     Attributes:
         grid: windows along (T, H, W).
@@ -208,28 +208,28 @@ def window_masks(
 ) -> Masks:
     """The masks of all windows of a video.
 
-    Only the last window of an axis can differ from the others: that is where a rolled video brings opposite borders
-    together, and where padding is. So the masks are those of a video of two windows an axis, or one.
+    Only the last windows of an axis can differ from the others: that is where a rolled video brings opposite borders
+    together, and where padding is (in the last two, if a shifted window is long). So the masks are those of a video of
+    few windows an axis, the first of which stands for all ordinary ones.
 
     Args:
         size, window, shift, frames, causal, device: see `window_mask`.
     """
     n = [length // side for length, side in zip(size, window)]
-    differs = [
-        c > 1 and (s > 0 or (axis == 0 and frames < size[0])) for axis, (c, s) in enumerate(zip(n, shift))
-    ]
+    ends = (frames, size[1], size[2])
+    ordinary = [
+        max(0, end - s) // side for end, s, side in zip(ends, shift, window)
+    ]  # windows before the end
+    few = [c - max(0, o - 1) for c, o in zip(n, ordinary)]
     padding = size[0] - frames
-    everywhere = causal or (padding > 0 and n[0] == 1)
-    few = [1 + d for d in differs]
     small = (few[0] * window[0], few[1] * window[1], few[2] * window[2])
     masks = window_mask(small, window, shift, small[0] - padding, causal, device).unflatten(0, few)
     kinds: list[tuple[tuple[slice, slice, slice], Tensor | None]] = []
     for kind in itertools.product(*(range(c) for c in few)):
-        t, h, w = (
-            slice(None) if not d else slice(c - 1, c) if k else slice(0, c - 1)
-            for k, c, d in zip(kind, n, differs)
-        )
-        kinds.append(((t, h, w), masks[kind] if everywhere or any(kind) else None))
+        first = [max(0, o - 1) for o in ordinary]  # window `k` of the few is window `first + k`
+        t, h, w = (slice(f + k if k or not o else 0, f + k + 1) for k, f, o in zip(kind, first, ordinary))
+        plain = not causal and all(f + k < o for k, f, o in zip(kind, first, ordinary))
+        kinds.append(((t, h, w), None if plain else masks[kind]))
     return Masks((n[0], n[1], n[2]), kinds)
 
 

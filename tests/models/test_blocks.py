@@ -136,7 +136,27 @@ def test_windows_of_a_kind_have_their_masks(size: Size, frames: int, shift: list
         times[at] += 1
         assert (expected[at] == (True if mask is None else mask)).all()
     assert (times == 1).all()
-    assert len(kinds) <= 8
+    assert len(kinds) <= 12
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("side", [3, 4, 5])
+def test_padding_in_the_last_two_windows(side: int, causal: bool) -> None:
+    """The padding of long windows, when shifted, begins in the last window but one."""
+    window, shift = (side, 2, 2), [side // 2, 1, 1]
+    for frames in range(1, 4 * side):
+        size = (frames + -frames % side, 4, 6)
+        if size[0] == side:
+            shift = [0, 1, 1]
+        grid, kinds = window_masks(size, window, shift, frames, causal, torch.device("cpu"))
+        expected = window_mask(size, window, shift, frames, causal, torch.device("cpu")).unflatten(0, grid)
+        times = torch.zeros(grid)
+        for at, mask in kinds:
+            times[at] += 1
+            assert (expected[at] == (True if mask is None else mask)).all()
+        assert (times == 1).all()
+        assert len(kinds) <= 12
+        shift = [side // 2, 1, 1]
 
 
 def test_memory_of_window_attention_does_not_grow_with_masks() -> None:
