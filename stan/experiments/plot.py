@@ -15,7 +15,8 @@ from stan.evaluation.charts import ticks
 from stan.files import replacing
 
 WIDTH, HEIGHT = 760, 440
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 210, 46, 54
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 210, 56, 54
+_ROW = 16  # pixels between rows of words under the axis
 _FINE = 3  # drawn that many times larger
 _INK, _SOFT, _GRID, _PAPER = "#20242a", "#69707a", "#e4e6ea", "#ffffff"
 COLOURS = ("#0b6fc2", "#d1570c", "#1f9254", "#9440b8", "#c4224b", "#7a6a12", "#0d8f96", "#50565f")
@@ -138,9 +139,20 @@ class _Canvas:
             across += [-0.4, len(chart.labels) - 0.6]
         joined = all(line.joined for line in drawn)
         self.x = _Axis(across, chart.x_log, _LEFT, WIDTH - _RIGHT, joined and not chart.labels)
-        self.y = _Axis(heights, chart.y_log, HEIGHT - _BOTTOM, _TOP, False)
+        self.rows = self._rows()
+        self.bottom = HEIGHT - _BOTTOM - _ROW * (self.rows - 1)
+        self.y = _Axis(heights, chart.y_log, self.bottom, _TOP, False)
         if chart.labels:
             self.x.ticks = [float(i) for i in range(len(chart.labels))]
+
+    def _rows(self) -> int:
+        """Rows that words under the axis need, so that none touches the next of its row."""
+        words = self.chart.labels
+        if len(words) < 2:
+            return 1
+        font = ImageFont.load_default(size=12)
+        widest = max(font.getlength(word) for word in words) + 8
+        return min(len(words), math.ceil(widest / (self.x.place(1) - self.x.place(0))))
 
     def axes(self) -> None:
         """Title, grid, numbers, names of the axes, levels."""
@@ -152,12 +164,13 @@ class _Canvas:
             self.text((_LEFT - 8, y), _number(value), 12, _SOFT, "rm")
         for value in self.x.ticks:
             x = self.x.place(value)
-            self.segment((x, HEIGHT - _BOTTOM), (x, HEIGHT - _BOTTOM + 4), _SOFT, 1)
+            self.segment((x, self.bottom), (x, self.bottom + 4), _SOFT, 1)
             word = chart.labels[int(value)] if chart.labels else _number(value)
-            self.text((x, HEIGHT - _BOTTOM + 14), word, 12, _SOFT, "mm")
-        self.segment((_LEFT, HEIGHT - _BOTTOM), (WIDTH - _RIGHT, HEIGHT - _BOTTOM), _SOFT, 1)
+            row = int(value) % self.rows if chart.labels else 0
+            self.text((x, self.bottom + 14 + _ROW * row), word, 12, _SOFT, "mm")
+        self.segment((_LEFT, self.bottom), (WIDTH - _RIGHT, self.bottom), _SOFT, 1)
         self.text(((_LEFT + WIDTH - _RIGHT) / 2, HEIGHT - 16), chart.x_label, 13, _INK, "mm")
-        self.text((12, _TOP - 12), chart.y_label, 13, _INK, "lm")
+        self.text((12, _TOP - 18), chart.y_label, 13, _INK, "lm")
         for name, level in chart.levels:
             y = self.y.place(level)
             self.dashes([(_LEFT, y), (WIDTH - _RIGHT, y)], _INK)
@@ -181,7 +194,7 @@ class _Canvas:
                 self.segment(start, stop, colour, 2)
         for place in places:
             self.dot(place, colour, 3.4)
-        beside = HEIGHT - _BOTTOM - 8 - 18 * number if self.chart.levels else _TOP + 8 + 18 * number
+        beside = self.bottom - 8 - 18 * number if self.chart.levels else _TOP + 8 + 18 * number
         sample = [(WIDTH - _RIGHT + 12.0, float(beside)), (WIDTH - _RIGHT + 30.0, float(beside))]
         if line.dashed:
             self.dashes(sample, colour, 3.5)

@@ -55,8 +55,8 @@ class Alignment(nn.Module):
     handed, detached, to the later ones. A variant is registered in `stan.registry.alignments`; its keyword-only
     arguments are settings of its own, `attention_settings` of the network.
 
-    A clip shorter than W_t comes filled up with frames whose features are `FAR` from all others, by any distance; what is
-    found in them is left out afterwards. An alignment that compares otherwise has to keep off them by itself.
+    A clip shorter than W_t comes filled up with frames whose features are `FAR` from all others, by any distance;
+    what is found in them is left out afterwards. An alignment that compares otherwise has to keep off them by itself.
 
     Args:
         search: what the network asks for.
