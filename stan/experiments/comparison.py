@@ -266,6 +266,10 @@ class Comparison(Experiment):
         return Chart(title, "bars: standard deviation over seeds", "PSNR, dB", lines, labels=tuple(variants))
 
 
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""Two-sided 95 % quantiles of Student's t with 1, 2, ... degrees of freedom; the last one serves for more."""
+
+
 def _by_seed(rows: Sequence[Row]) -> dict[int, float]:
     return {seed: mean(some, "psnr") for (seed,), some in group(rows, "seed").items()}
 
@@ -283,7 +287,8 @@ def _spread(rows: Sequence[Row]) -> tuple[float, float]:
 def _difference(rows: Sequence[Row], name: str, other: str) -> tuple[str, str]:
     """One variant against another, seed by seed: in words, and more, less or open.
 
-    More or less is said where the mean difference is beyond two standard errors.
+    More or less is said where 95 % of what so few seeds give by chance is exceeded: Student's t times the standard
+    error.
     """
     one, two = (_by_seed([r for r in rows if r["variant"] == v]) for v in (name, other))
     values = [one[seed] - two[seed] for seed in one if seed in two]
@@ -293,8 +298,9 @@ def _difference(rows: Sequence[Row], name: str, other: str) -> tuple[str, str]:
     if len(values) == 1:
         return f"{average:+.2f} dB from one seed, so no spread is known", "open"
     error = statistics.stdev(values) / len(values) ** 0.5
-    text = f"{average:+.2f} ± {error:.2f} dB (standard error over {len(values)} seeds)"
-    return text, "open" if abs(average) <= 2 * error else "more" if average > 0 else "less"
+    text = f"{average:+.3f} ± {error:.3f} dB (standard error over {len(values)} seeds)"
+    bound = STUDENT[min(len(values) - 2, len(STUDENT) - 1)] * error
+    return text, "open" if abs(average) <= bound else "more" if average > 0 else "less"
 
 
 def _shrunk(frames: Tensor, factor: int, crop: int) -> Tensor:

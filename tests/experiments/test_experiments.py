@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 from torchvision.models.optical_flow import raft_small
 
 import stan.cli
@@ -20,6 +21,7 @@ from stan.errors import ConfigError, DataError
 from stan.experiments.alignment.findings import gain, motion_gain
 from stan.experiments.alignment.measure import Search, end_point_error, errors, pairs_of, searched
 from stan.experiments.alignment.sequences import Truth, load
+from stan.experiments.comparison import STUDENT, _difference
 from stan.experiments.frame import ROWS, Experiment, Report, Task, run_tasks
 from stan.experiments.plot import HEIGHT, WIDTH, Chart, Line, write_chart
 from stan.experiments.run import available, make_plan
@@ -328,3 +330,19 @@ def test_an_experiment_without_variants_is_told(tmp_path: Path) -> None:
     file.write_text("kind: comparison\n")
     with pytest.raises(ConfigError, match="variants"):
         make_plan(str(file))
+
+
+def test_what_is_decided_is_so_by_students_t() -> None:
+    """Against scipy: the quantiles, and a test of the mean of differences within seeds."""
+    for n, bound in enumerate(STUDENT):
+        assert bound == pytest.approx(stats.t.ppf(0.975, n + 1), abs=0.006)
+    for shift in (0.0, 0.05, 0.1, 0.2, -0.2):
+        values = [shift + x for x in (0.03, -0.02, 0.05, -0.06)]
+        rows = [
+            {"variant": name, "seed": seed, "psnr": 30 + (value if name == "a" else 0)}
+            for seed, value in enumerate(values)
+            for name in ("a", "b")
+        ]
+        verdict = _difference(rows, "a", "b")[1]
+        assert (verdict != "open") == (stats.ttest_1samp(values, 0).pvalue < 0.05)
+        assert verdict in ("open", "more" if shift > 0 else "less")
