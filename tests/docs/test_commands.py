@@ -48,6 +48,11 @@ TRAIN = [
     "trainer.accelerator=cpu", "resume=never", "logger=none",
 ]  # fmt: skip
 NETWORK = ["model.flow=zero", "model.settings.channels=[4,4]", "model.settings.depths=[1,1]"]
+COMPARED = [
+    "root=data/DAVIS", "steps=2", "finetune_steps=2", "seeds=[0]", "test_frames=3", "test_crop=32",
+    "words=[model.name=unet_tiny,data.crop=16,data.frames=3,data.batch_size=1,data.workers=0,trainer.accelerator=cpu,"
+    '"model.settings={channels: [4, 4], temporal_window: 1, window: 5, search_matches: 9, matches: 9}"]',
+]  # fmt: skip
 QUICK = {  # words laid over a command to make it quick
     "train": [*TRAIN, *NETWORK],
     "finetune": TRAIN,
@@ -55,6 +60,7 @@ QUICK = {  # words laid over a command to make it quick
                  "evaluation.split=null", "trainer.accelerator=cpu"],
     "denoise": ["--overwrite"],
     "bench train": [*TRAIN, *NETWORK, "--steps", "1", "--profiled", "1"],
+    **{f"experiment {name}": COMPARED for name in ("attention", "offsets", "ablation", "resolution", "noise")},
     "experiment": ["root=data/DAVIS", "split=val", "frames=3", "crop=24", "sequences=1", "windows=[1,3]",
                    "sources=[zero]", "searched=[noisy,tested]", "sigmas=[15]", "strides=[1]", "patches=[3]"],
 }  # fmt: skip
