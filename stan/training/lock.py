@@ -25,13 +25,14 @@ def only_training(folder: Path) -> Iterator[None]:
     """Keep other trainings out of a folder, which is made, for the length of a `with` block; blocks may be nested.
 
     The system lets go of the lock when its process ends, however it ends: one left by a dead process is no obstacle.
-    Inside, what killed trainings left half-written is removed.
+    Inside, what killed trainings left half-written is removed. A folder that was made for it and has stayed empty goes.
 
     Raises:
         TrainingError: when another training has the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     if folder in _held:
         yield
         return
@@ -57,6 +58,9 @@ def only_training(folder: Path) -> Iterator[None]:
         _held.discard(folder)
         path.unlink(missing_ok=True)
         os.close(handle)
+        with contextlib.suppress(OSError):  # not empty: the rule
+            for place in made:
+                place.rmdir()
 
 
 def _lock(handle: int, folder: Path) -> None:

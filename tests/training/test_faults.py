@@ -193,6 +193,16 @@ def test_the_table_of_resuming_is_that_of_the_page() -> None:
     assert done.stdout in (ROOT / "docs/training.md").read_text(), "run python scripts/config_page.py"
 
 
+def test_no_folder_is_left_of_a_training_that_never_began(tmp_path: Path, run_stan: Callable) -> None:
+    words = ["train", "configs/train/demo.yaml", f"output={tmp_path}/runs/one", f"data.root={tmp_path}/none"]
+    run_stan(*words, code=2)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    words[2] = f"output={tmp_path}/mine"
+    run_stan(*words, code=2)
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
+
+
 def test_two_trainings_in_one_folder(forks: Forks, words: Callable, tmp_path: Path) -> None:
     """The second is refused; a lock left by a killed one is no obstacle, nor are its half-written files."""
     first = forks.start(*words(tmp_path, "trainer.max_steps=9999", "trainer.checkpoint_every=1"))
