@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from stan.errors import DataError
@@ -69,10 +70,14 @@ class OffsetSource(nn.Module):
             raise DataError(
                 f"flow needs a float video (B, T, 3, H, W), got {tuple(video.shape)} of {video.dtype}"
             )
+        b, t, _, h, w = video.shape
+        if t == 1 or b == 0:  # nothing moves anywhere
+            zeros = torch.zeros(b, t, 2, h, w, device=video.device)
+            return FlowPair(zeros, zeros.clone())
         return self.estimate(video)
 
     def estimate(self, video: Tensor) -> FlowPair:
-        """Compute the flow of a checked video (see `forward`)."""
+        """Compute the flow of a checked video of two frames or more (see `forward`)."""
         raise TypeError(f"{type(self).__name__} is an offset source without an estimate() method")
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stan import ops
 from stan.flow.base import FlowPair, OffsetSource
 from stan.registry import sources
-from stan.settings import ODD, at_least, between
+from stan.settings import ODD, at_least, between, named
 
 LOCAL = 5
 """Side of the square over which features are standardised, and neighbouring matchings averaged."""
@@ -60,7 +60,7 @@ class LearnedFlow(OffsetSource):
         window: Annotated[int, ODD, between(1, 15)] = 5,
         patch: Annotated[int, ODD] = 3,
     ) -> None:
-        super().__init__(channels=channels, levels=levels, finest=finest, window=window, patch=patch)
+        super().__init__(**named(locals()))
         self.finest = finest
         self.multiple = finest * 2 ** (levels - 1)
         # The other weights of a network are drawn as they would be beside a source without weights.
@@ -79,9 +79,6 @@ class LearnedFlow(OffsetSource):
     def estimate(self, video: Tensor) -> FlowPair:
         """Match each frame with the one before, in the clip and in the clip reversed."""
         b, t, _, h, w = video.shape
-        if t == 1 or b == 0:
-            zeros = torch.zeros(b, t, 2, h, w, device=video.device)
-            return FlowPair(zeros, zeros.clone())
         with torch.autocast(video.device.type, enabled=False):
             frames = (
                 video.to(next(self.parameters()).dtype).nan_to_num(0.0, 1.0, 0.0).clamp(-1, 2).flatten(0, 1)

@@ -77,9 +77,6 @@ class PyramidFlow(OffsetSource):
     def estimate(self, video: Tensor) -> FlowPair:
         """Match each frame with the one before, in the clip and in the clip reversed."""
         b, t, _, h, w = video.shape
-        if t == 1 or b == 0:
-            zeros = torch.zeros(b, t, 2, h, w, device=video.device)
-            return FlowPair(zeros, zeros.clone())
         flow: Tensor | None = None
         with torch.autocast(video.device.type, enabled=False):
             for frames in self._levels(video):  # (2B, T, 1, h, w), coarse to fine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stan.errors import CheckpointError, ConfigError
+from stan.files import sha256_of
 from stan.flow.base import FlowPair, OffsetSource
 from stan.flow.classical import Downscale, enlarged
 from stan.registry import sources
-from stan.settings import at_least
+from stan.settings import at_least, named
 
 if TYPE_CHECKING:
     from torchvision.models.optical_flow import RAFT
@@ -54,7 +54,7 @@ class RaftFlow(OffsetSource):
     def __init__(
         self, *, weights: str, updates: Annotated[int, at_least(1)] = 12, downscale: Downscale = 1
     ) -> None:
-        super().__init__(weights=weights, updates=updates, downscale=downscale)
+        super().__init__(**named(locals()))
         self.updates, self.downscale = updates, downscale
         self.checksum = _checksum(weights)
         _network(weights, self.checksum, torch.device("cpu"))  # an unfit file is told at once
@@ -70,9 +70,6 @@ class RaftFlow(OffsetSource):
     def estimate(self, video: Tensor) -> FlowPair:
         """Estimate all neighbouring pairs in both directions."""
         b, t, _, h, w = video.shape
-        if t == 1 or b == 0:
-            zeros = torch.zeros(b, t, 2, h, w, device=video.device)
-            return FlowPair(zeros, zeros.clone())
         frames = video.float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).flatten(0, 1)
         below, right = (self._padded(side) - side for side in (h, w))
         frames = F.pad(frames, (0, right, 0, below), mode="replicate")
@@ -120,7 +117,7 @@ def _checksum(weights: str) -> str:
     try:
         if not path.is_file():  # a checkpoint of unknown origin may name a device without end
             raise _unfit(weights, "is no file" if path.exists() else "does not exist")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except (OSError, ValueError) as error:
         raise _unfit(weights, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 

@@ -11,9 +11,7 @@ import zlib
 from pathlib import Path
 
 from stan.errors import VideoError
-
-STALE = 3600.0
-"""Seconds without a change after which what a process of another machine left is removed."""
+from stan.files import STALE
 
 MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 """This machine, or container, by its name."""
