@@ -220,13 +220,13 @@ def window_masks(
     ordinary = [
         max(0, end - s) // side for end, s, side in zip(ends, shift, window)
     ]  # windows before the end
-    few = [c - max(0, o - 1) for c, o in zip(n, ordinary)]
+    first = [max(0, o - 1) for o in ordinary]  # window `k` of the few is window `first + k`
+    few = [c - f for c, f in zip(n, first)]
     padding = size[0] - frames
     small = (few[0] * window[0], few[1] * window[1], few[2] * window[2])
     masks = window_mask(small, window, shift, small[0] - padding, causal, device).unflatten(0, few)
     kinds: list[tuple[tuple[slice, slice, slice], Tensor | None]] = []
     for kind in itertools.product(*(range(c) for c in few)):
-        first = [max(0, o - 1) for o in ordinary]  # window `k` of the few is window `first + k`
         t, h, w = (slice(f + k if k or not o else 0, f + k + 1) for k, f, o in zip(kind, first, ordinary))
         plain = not causal and all(f + k < o for k, f, o in zip(kind, first, ordinary))
         kinds.append(((t, h, w), None if plain else masks[kind]))

@@ -20,8 +20,9 @@ import stan.flow
 import stan.models
 from stan import ops
 from stan.errors import ConfigError
-from stan.flow import FlowPair, LearnedFlow
+from stan.flow import LearnedFlow
 from stan.models.two_pass import TwoPass, TwoPassSettings
+from tests.flow.constant import Constant
 
 from .test_sources import errors, texture
 
@@ -199,22 +200,6 @@ def test_the_gradient_reaches_it_in_every_network_that_looks_at_flow(name: str) 
     for n in range(3):
         assert gradients[f"steps.{n}.trust"].any()
         assert gradients[f"steps.{n}.correct.4.bias"].any()
-
-
-class Constant(stan.flow.OffsetSource):
-    """One motion of all pixels, learned."""
-
-    name = "constant"
-    trainable = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.motion = torch.nn.Parameter(torch.zeros(2))
-
-    def estimate(self, video: Tensor) -> FlowPair:
-        b, t, _, h, w = video.shape
-        flow = self.motion.view(2, 1, 1).expand(b, t, 2, h, w)
-        return FlowPair(flow, -flow)
 
 
 def test_the_merge_of_a_two_pass_network_draws_the_flow_to_the_motion() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import stan.flow
 from stan.errors import ConfigError, DataError
-from stan.flow import FlowPair, OffsetSource
+from tests.flow.constant import Constant
 
 ESTIMATED = ["dis", "farneback", "tvl1"]
 
@@ -201,21 +201,7 @@ def test_settings_rebuild_the_source(name: str, needed: Needed) -> None:
 
 def test_a_learned_source_fits_the_interface() -> None:
     """A source with parameters passes its gradient on; nothing in the base class cuts it."""
-
-    class Learned(OffsetSource):
-        name = "learned-for-test"
-        trainable = True
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.drift = torch.nn.Parameter(torch.zeros(2))
-
-        def estimate(self, video: Tensor) -> FlowPair:
-            b, t, _, h, w = video.shape
-            flow = self.drift.reshape(2, 1, 1).expand(b, t, 2, h, w)
-            return FlowPair(flow, -flow)
-
-    source = Learned()
+    source = Constant()
     source(torch.rand(1, 2, 3, 4, 4)).forward.sum().backward()
-    assert source.drift.grad is not None
-    assert source.drift.grad.tolist() == [32.0, 32.0]
+    assert source.motion.grad is not None
+    assert source.motion.grad.tolist() == [32.0, 32.0]
