@@ -30,9 +30,9 @@ def only_training(folder: Path) -> Iterator[None]:
     Raises:
         TrainingError: when another training has the folder.
     """
-    folder = folder.resolve()
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made = [place.absolute() for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
     if folder in _held:
         yield
         return

@@ -17,6 +17,7 @@ import torch
 
 from stan.config import documented_keys
 from stan.config.schema import Resumed, on_resuming, option
+from stan.training.lock import only_training
 from stan.training.resuming import what_happens
 from tests.conftest import ROOT
 from tests.training.forked import Forks, Run
@@ -198,8 +199,10 @@ def test_no_folder_is_left_of_a_training_that_never_began(tmp_path: Path, run_st
     run_stan(*words, code=2)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine").mkdir()
-    words[2] = f"output={tmp_path}/mine"
-    run_stan(*words, code=2)
+    for folder, stays in (("mine", True), ("new/one", False)):
+        with pytest.raises(ZeroDivisionError), only_training(tmp_path / folder):
+            1 / 0  # noqa: B018
+        assert (tmp_path / folder).exists() == stays
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
