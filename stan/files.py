@@ -6,6 +6,7 @@ import contextlib
 import glob
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ def sha256_of(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def free_space(path: Path) -> int:
+    """Bytes that are free on the disk of a path, which need not exist."""
+    place = path.absolute()
+    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import re
-import shutil
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from stan.data.clips import Clip, TensorClip
 from stan.data.pairs import PairedClip, each_half, halves_of
 from stan.data.progress import frame_progress
 from stan.errors import ConfigError, DataError
+from stan.files import free_space
 
 FOLDER_NAME = ".stan-cache"
 _FORMAT = 1
@@ -63,15 +65,10 @@ class MappedClip(Clip):
         """The frames' height and width."""
         return self.shape[2], self.shape[3]
 
-    def _read(self, start: int, stop: int) -> torch.Tensor:
-        return torch.from_numpy(np.array(_map(self.path, self._inode, self.shape)[start:stop]))
-
-    def crop(self, start: int, stop: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        """Read a box of space and time, and only that; see `Clip.crop`."""
-        self._check(start, stop)
-        self._check_box(top, left, height, width)
-        box = _map(self.path, self._inode, self.shape)[start:stop, :, top : top + height, left : left + width]
-        return torch.from_numpy(np.array(box))
+    def _read(self, start: int, stop: int, rows: slice, columns: slice) -> torch.Tensor:
+        return torch.from_numpy(
+            np.array(_map(self.path, self._inode, self.shape)[start:stop, :, rows, columns])
+        )
 
 
 @functools.lru_cache(maxsize=256)  # a map holds a file descriptor, of which a process may have about 1000
@@ -117,15 +114,15 @@ def cached(
         halves = [half for clip in clips for half in halves_of(clip)]
         mapped = iter(cached(halves, cache, downscale=downscale, progress=progress))
         return [each_half(clip, lambda half: next(mapped)) for clip in clips]
-    caches = [Cache.of(clip, cache) for clip in clips]
-    found = [c.find(clip, downscale) for c, clip in zip(caches, clips)]
-    missing = [i for i, clip in enumerate(found) if clip is None]
+    caches = [Cache(clip, cache, downscale) for clip in clips]
+    found = [c.find() for c in caches]
+    missing = [c for c, clip in zip(caches, found) if clip is None]
     if missing:
-        check_room([clips[i] for i in missing], [caches[i] for i in missing], downscale)
-        frames = sum(len(clips[i]) for i in missing)
+        check_room(missing)
+        frames = sum(len(c.clip) for c in missing)
         with frame_progress("decoding into the cache", frames, shown=progress) as advance:
-            for i in missing:
-                found[i] = caches[i].store(clips[i], downscale, advance)
+            stored = iter([c.store(advance) for c in missing])
+        return [next(stored) if clip is None else clip for clip in found]
     return [clip for clip in found if clip is not None]
 
 
@@ -153,56 +150,49 @@ def cache_folders(root: Path, given: Path | str | None = None) -> list[Path]:
 
 
 class Cache:
-    """Cache files in a folder.
+    """The cache file of a sequence.
 
     Args:
-        folders: where to look; new files go to the first.
+        clip: the sequence.
+        given: folder of the cache; None: see `cache_folders`.
+        downscale: whole factor by which its frames are shrunk.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders = list(folders)
+    def __init__(self, clip: Clip, given: Path | str | None = None, downscale: int = 1) -> None:
+        self.clip, self.downscale = clip, downscale
+        self.folders = cache_folders(clip.root, given) if clip.root is not None else []
 
-    @classmethod
-    def of(cls, clip: Clip, given: Path | str | None = None) -> Cache:
-        """The cache that a clip belongs to; see `cache_folders`."""
-        return cls(cache_folders(clip.root, given) if clip.root is not None else [])
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the decoded frames, `(T, 3, H, W)`."""
+        height, width = (side // self.downscale for side in self.clip.size)
+        return len(self.clip), 3, height, width
 
-    def find(self, clip: Clip, downscale: int = 1, *, verify: bool = False) -> Clip | None:
-        """Find a clip's cache file that is complete and up to date, or None.
+    def find(self, *, verify: bool = False) -> Clip | None:
+        """The sequence mapped from a cache file that is complete and up to date, or None.
+
+        A sequence that has no files comes back as it is, or shrunk in memory.
 
         Args:
-            clip: a sequence; one that has no files comes back as it is, or shrunk in memory.
-            downscale: whole factor.
             verify: read the file and compare its checksum, too.
         """
-        if not clip.files:
-            return _shrunk_in_memory(clip, downscale) if downscale > 1 else clip
-        stem = _stem(clip, downscale)
+        if not self.clip.files:
+            return self._shrunk_in_memory() if self.downscale > 1 else self.clip
+        stem = self._stem()
         for folder in self.folders:
-            manifest = _read_manifest(folder / f"{stem}.json")
-            if manifest is None:
-                continue
             path = folder / f"{stem}.npy"
-            if not path.is_file() or path.stat().st_size != manifest["bytes"]:
+            manifest = _read_manifest(path.with_suffix(".json"))
+            if manifest is None or not path.is_file() or path.stat().st_size != manifest["bytes"]:
                 continue
             if verify and _payload_digest(path) != manifest["sha256"]:
                 continue
-            return MappedClip(clip.name, path, tuple(manifest["shape"]), manifest["fps"])
+            return MappedClip(self.clip.name, path, tuple(manifest["shape"]), manifest["fps"])
         return None
 
-    def store(
-        self,
-        clip: Clip,
-        downscale: int = 1,
-        advance: Callable[[int], None] = lambda frames: None,
-        *,
-        again: bool = False,
-    ) -> Clip:
-        """Decode a clip into its cache file, unless another process has just done so, and map it.
+    def store(self, advance: Callable[[int], None] = lambda frames: None, *, again: bool = False) -> Clip:
+        """Decode the sequence into its cache file, unless another process has just done so, and map it.
 
         Args:
-            clip: a sequence that has files.
-            downscale: whole factor.
             advance: told how many frames have been done since the last call.
             again: decode even if there is a file already.
 
@@ -210,19 +200,19 @@ class Cache:
             DataError: a damaged frame (JPEG data is checked twice, see `read_frame`), a frame of another
                 size, files that changed meanwhile, or a folder that cannot be written.
         """
-        folder, stem = self.folders[0], _stem(clip, downscale)
+        folder, stem = self.folders[0], self._stem()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / f"{stem}.lock") as alone:
-                if not again and (done := self.find(clip, downscale)) is not None:
-                    advance(len(clip))
+                if not again and (done := self.find()) is not None:
+                    advance(len(self.clip))
                     return done
                 if alone:
                     for leftover in folder.glob(f"{stem}.*.tmp"):
                         leftover.unlink(missing_ok=True)
-                self._write(clip, downscale, folder, stem, advance)
+                self._write(folder / f"{stem}.npy", advance)
                 if alone:
-                    _remove_outdated(folder, clip, downscale, keep=stem)
+                    self._remove_outdated(folder, keep=stem)
         except PermissionError as error:
             raise DataError(
                 f"the cache {folder} cannot be written ({error.strerror}): set data.cache to another folder"
@@ -231,29 +221,26 @@ class Cache:
             raise DataError(
                 f"{error.filename2 or error.filename} is a folder where the cache keeps a file: remove it"
             ) from None
-        done = self.find(clip, downscale)
-        if done is None:
-            raise DataError(f"the files of sequence {clip.name!r} changed while they were read: try again")
+        if (done := self.find()) is None:
+            raise DataError(
+                f"the files of sequence {self.clip.name!r} changed while they were read: try again"
+            )
         return done
 
-    def _write(
-        self, clip: Clip, downscale: int, folder: Path, stem: str, advance: Callable[[int], None]
-    ) -> None:
-        height, width = (side // downscale for side in clip.size)
-        if not (height and width):
+    def _write(self, path: Path, advance: Callable[[int], None]) -> None:
+        clip, shape = self.clip, self.shape
+        if not (shape[2] and shape[3]):
             raise DataError(
-                f"data.downscale={downscale} leaves nothing of sequence {clip.name!r}, "
+                f"data.downscale={self.downscale} leaves nothing of sequence {clip.name!r}, "
                 f"{clip.size[1]}x{clip.size[0]}"
             )
-        shape = (len(clip), 3, height, width)
-        path = folder / f"{stem}.npy"
         digest = hashlib.sha256()
         # Plain writes, not a map: a full disk is then an error that can be told, not a bus error.
         with _temporary(path) as temporary, temporary.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for image in clip.decode():  # (H, W, 3)
-                planes = np.ascontiguousarray(shrink(image, downscale).transpose(2, 0, 1)).data
+                planes = np.ascontiguousarray(shrink(image, self.downscale).transpose(2, 0, 1)).data
                 digest.update(planes)
                 file.write(planes)
                 advance(1)
@@ -264,15 +251,33 @@ class Cache:
             "name": clip.name,
             "fps": clip.fps,
             "shape": shape,
-            "downscale": downscale,
+            "downscale": self.downscale,
             "sha256": digest.hexdigest(),
             "bytes": path.stat().st_size,
             "source": str(_source(clip)),
             "files": _fingerprint(clip),
             "opencv": cv2.__version__,
         }
-        with _temporary(folder / f"{stem}.json") as temporary:
+        with _temporary(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(manifest))
+
+    def _stem(self) -> str:
+        text = json.dumps([_FORMAT, self.clip.name, self.downscale, _fingerprint(self.clip)])
+        return f"{_slug(self.clip.name)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def _remove_outdated(self, folder: Path, keep: str) -> None:
+        """Remove files made from an earlier state of the same source. Processes that map them keep them."""
+        for path in folder.glob(f"{_slug(self.clip.name)}-*.json"):
+            manifest = _read_manifest(path)
+            if manifest is None or path.stem == keep:
+                continue
+            if manifest["source"] == str(_source(self.clip)) and manifest["downscale"] == self.downscale:
+                for suffix in (".json", ".npy", ".lock"):
+                    path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def _shrunk_in_memory(self) -> Clip:
+        frames = [shrink(image, self.downscale).transpose(2, 0, 1) for image in self.clip.decode()]
+        return TensorClip(self.clip.name, torch.from_numpy(np.stack(frames)), self.clip.fps)
 
 
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
@@ -284,26 +289,17 @@ def shrink(image: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def check_room(clips: Sequence[Clip], caches: Sequence[Cache], downscale: int = 1) -> None:
-    """Raise a DataError if the clips' decoded frames do not fit on the disk of their caches."""
-    needs: dict[Path, int] = {}
-    for clip, cache in zip(clips, caches):
-        height, width = clip.size
-        folder = cache.folders[0]
-        needs[folder] = needs.get(folder, 0) + len(clip) * 3 * (height // downscale) * (width // downscale)
+def check_room(caches: Sequence[Cache]) -> None:
+    """Raise a DataError if the decoded frames do not fit on the disk of their caches."""
+    needs: Counter[Path] = Counter()
+    for cache in caches:
+        needs[cache.folders[0]] += math.prod(cache.shape)
     for folder, need in needs.items():
-        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-        free = shutil.disk_usage(there).free
-        if need > free:
+        if need > (free := free_space(folder)):
             raise DataError(
                 f"the decoded cache needs {need / 1e9:.2f} GB in {folder}, with {free / 1e9:.2f} GB free: "
                 "make room, or set data.cache to a folder elsewhere"
             )
-
-
-def _stem(clip: Clip, downscale: int) -> str:
-    text = json.dumps([_FORMAT, clip.name, downscale, _fingerprint(clip)])
-    return f"{_slug(clip.name)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _fingerprint(clip: Clip) -> list[list[Any]]:
@@ -344,17 +340,6 @@ def _payload_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _remove_outdated(folder: Path, clip: Clip, downscale: int, keep: str) -> None:
-    """Remove files made from an earlier state of the same source. Processes that map them keep them."""
-    for path in folder.glob(f"{_slug(clip.name)}-*.json"):
-        manifest = _read_manifest(path)
-        if manifest is None or path.stem == keep:
-            continue
-        if manifest["source"] == str(_source(clip)) and manifest["downscale"] == downscale:
-            for suffix in (".json", ".npy", ".lock"):
-                path.with_suffix(suffix).unlink(missing_ok=True)
-
-
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; renamed to it at the end, removed on error."""
@@ -381,8 +366,3 @@ def _locked(path: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
-
-
-def _shrunk_in_memory(clip: Clip, downscale: int) -> Clip:
-    frames = np.stack([shrink(image, downscale).transpose(2, 0, 1) for image in clip.decode()])
-    return TensorClip(clip.name, torch.from_numpy(frames), clip.fps)

@@ -40,9 +40,7 @@ def pan(
     scale = max(float(random.choice(SCALES)), 1.25 * crop / min(height, width))
     angle = random.uniform(0, 2 * np.pi)
     speed = FASTEST * random.random() ** 1.5
-    velocity = (
-        speed * np.array([np.cos(angle), np.sin(angle)]) / scale
-    )  # (x, y), pixels of the picture a frame
+    velocity = speed * np.array([np.cos(angle), np.sin(angle)]) / scale  # (x, y), pixels of the picture
     turn, zoom = random.normal(0, TURN), random.normal(0, ZOOM)
     shake = random.normal(0, SHAKE / scale, (frames, 2)) * (random.random() < SHAKY_PART)
     centre = np.array([left, top]) + crop / 2 - 0.5
@@ -54,9 +52,7 @@ def pan(
         c, s = zoomed * np.cos(turned), zoomed * np.sin(turned)
         linear = np.array([[c, -s], [s, c]])
         seen = centre + velocity * step + shake[t]
-        affine = np.column_stack(
-            [linear, crop - 0.5 - linear @ seen]
-        )  # from the picture to the doubled frame
+        affine = np.column_stack([linear, crop - 0.5 - linear @ seen])  # from picture to doubled frame
         doubled = cv2.warpAffine(
             picture, affine, (2 * crop, 2 * crop), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
         )

@@ -55,8 +55,8 @@ class Clip(ABC):
                 yield frame.permute(1, 2, 0).numpy()
 
     @abstractmethod
-    def _read(self, start: int, stop: int) -> torch.Tensor:
-        """Read frames `start` to `stop`, both already checked, `start < stop`."""
+    def _read(self, start: int, stop: int, rows: slice, columns: slice) -> torch.Tensor:
+        """Read a box of frames `start` to `stop`, which has been checked, `start < stop`."""
 
     def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Read frames `start` to `stop` (exclusive; None: to the end).
@@ -68,10 +68,7 @@ class Clip(ABC):
             IndexError: not `0 <= start <= stop <= len(clip)`.
             DataError: a frame that is missing, damaged or of another size; names the file.
         """
-        stop = self._check(start, stop)
-        if start == stop:
-            return torch.empty((0, 3, *self.size), dtype=torch.uint8)
-        return self._read(start, stop)
+        return self.crop(start, self._check(start, stop), 0, 0, *self.size)
 
     def crop(self, start: int, stop: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
         """Read a box of space and time: `(stop - start, 3, height, width)` uint8, the caller's own to change.
@@ -80,8 +77,15 @@ class Clip(ABC):
             IndexError: a box that is not inside the clip.
         """
         self._check(start, stop)
-        self._check_box(top, left, height, width)
-        return self.read(start, stop)[:, :, top : top + height, left : left + width].contiguous()
+        full_height, full_width = self.size
+        if not (0 <= top <= top + height <= full_height and 0 <= left <= left + width <= full_width):
+            raise IndexError(
+                f"crop {width}x{height} at ({left}, {top}) is not inside clip {self.name!r} "
+                f"of {full_width}x{full_height}"
+            )
+        if start == stop:
+            return torch.empty((0, 3, height, width), dtype=torch.uint8)
+        return self._read(start, stop, slice(top, top + height), slice(left, left + width))
 
     def _check(self, start: int, stop: int | None) -> int:
         stop = len(self) if stop is None else stop
@@ -90,14 +94,6 @@ class Clip(ABC):
                 f"frames {start} to {stop} are not inside clip {self.name!r} of {len(self)} frames"
             )
         return stop
-
-    def _check_box(self, top: int, left: int, height: int, width: int) -> None:
-        full_height, full_width = self.size
-        if not (0 <= top <= top + height <= full_height and 0 <= left <= left + width <= full_width):
-            raise IndexError(
-                f"crop {width}x{height} at ({left}, {top}) is not inside clip {self.name!r} "
-                f"of {full_width}x{full_height}"
-            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {len(self)} frames)"
@@ -157,10 +153,10 @@ class FrameClip(Clip):
                 some = range(start, min(start + 4 * workers, len(self)))
                 yield from pool.map(lambda i: self.frame(i, strict=True), some)
 
-    def _read(self, start: int, stop: int) -> torch.Tensor:
-        out = np.empty((stop - start, 3, *self.size), dtype=np.uint8)
+    def _read(self, start: int, stop: int, rows: slice, columns: slice) -> torch.Tensor:
+        out = np.empty((stop - start, 3, rows.stop - rows.start, columns.stop - columns.start), np.uint8)
         for i in range(start, stop):
-            out[i - start] = self.frame(i).transpose(2, 0, 1)
+            out[i - start] = self.frame(i)[rows, columns].transpose(2, 0, 1)
         return torch.from_numpy(out)
 
 
@@ -190,11 +186,5 @@ class TensorClip(Clip):
         """The frames' height and width."""
         return self.frames.shape[-2], self.frames.shape[-1]
 
-    def _read(self, start: int, stop: int) -> torch.Tensor:
-        return self.frames[start:stop].clone()
-
-    def crop(self, start: int, stop: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        """Read a box of space and time; see `Clip.crop`."""
-        self._check(start, stop)
-        self._check_box(top, left, height, width)
-        return self.frames[start:stop, :, top : top + height, left : left + width].clone()
+    def _read(self, start: int, stop: int, rows: slice, columns: slice) -> torch.Tensor:
+        return self.frames[start:stop, :, rows, columns].clone()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import socket
 import time
 import urllib.error
@@ -18,7 +17,7 @@ import filelock
 
 from stan.data.progress import byte_progress
 from stan.errors import DataError
-from stan.files import sha256_of
+from stan.files import free_space, sha256_of
 
 _CHUNK = 1 << 18
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
@@ -137,7 +136,10 @@ def _one_try(
         if start not in (0, have) or (start and known.get("size") not in (None, size)):
             part.unlink(missing_ok=True)
             raise _Broken("the server's file has changed")
-        _check_room(part, size, start)
+        if size is not None and size - start > (free := free_space(part.parent)):
+            raise DataError(
+                f"{part.parent} has {free / 1e9:.2f} GB free, the download needs {(size - start) / 1e9:.2f} GB"
+            )
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if validator and validator.startswith("W/"):  # a weak tag does not promise the same bytes
             validator = response.headers.get("Last-Modified")
@@ -173,14 +175,6 @@ def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
         raise _Broken("the server's answer makes no sense (Content-Range)")
     length = response.headers.get("Content-Length")
     return 0, int(length) if length and length.isdigit() else None
-
-
-def _check_room(part: Path, size: int | None, have: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if size is not None and size - have > free:
-        raise DataError(
-            f"{part.parent} has {free / 1e9:.2f} GB free, the download needs {(size - have) / 1e9:.2f} GB"
-        )
 
 
 def _read_note(note: Path, url: str) -> dict[str, Any]:

@@ -60,12 +60,8 @@ class PairedClip(Clip):
         """The files of both."""
         return [*self.clean.files, *self.noisy.files]
 
-    def _read(self, start: int, stop: int) -> torch.Tensor:
-        return self.clean.read(start, stop)
-
-    def crop(self, start: int, stop: int, top: int, left: int, height: int, width: int) -> torch.Tensor:
-        """Read a box of space and time of the clean sequence; see `Clip.crop`."""
-        return self.clean.crop(start, stop, top, left, height, width)
+    def _read(self, start: int, stop: int, rows: slice, columns: slice) -> torch.Tensor:
+        return self.clean._read(start, stop, rows, columns)
 
 
 def halves_of(clip: Clip) -> list[Clip]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 import filelock
@@ -20,10 +21,11 @@ from stan.data.sources import (
     DAVIS_FRAMES,
     DAVIS_LISTS,
     SET8,
-    VIDEO_SUFFIXES,
+    is_video,
     open_clips,
     read_list,
     set8_name,
+    visible,
 )
 from stan.data.unpack import unpack
 from stan.errors import ConfigError, DataError, StanError
@@ -102,13 +104,11 @@ def prepare(
         raise DataError(f"data root {root} is a file: {kind!r} needs a folder")
     if urls or archives or source:
         with _alone(root):
-            for i, url in enumerate(urls):
+            for url, sha256 in zip_longest(urls, checksums):
                 name = PurePosixPath(url.split("?")[0]).name or "archive"
                 target = root / ".downloads" / name
                 try:
-                    download(
-                        url, target, sha256=checksums[i] if i < len(checksums) else None, progress=progress
-                    )
+                    download(url, target, sha256=sha256, progress=progress)
                 finally:
                     _remove_if_empty(target.parent)
                 try:
@@ -190,7 +190,7 @@ def _check_frames(
         for clip in clips:
             try:
                 if build:
-                    mapped = _cached(clip, Cache.of(clip, cache), advance)
+                    mapped = _cached(Cache(clip, cache), advance)
                     size, folder = size + mapped.path.stat().st_size, mapped.path.parent
                 else:
                     for _ in clip.decode():
@@ -206,13 +206,12 @@ def _check_frames(
         prepared.cache = size, folder
 
 
-def _cached(clip: Clip, cache: Cache, advance: Callable[[int], None]) -> MappedClip:
-    done = cache.find(clip, verify=True)
-    if done is not None:
-        advance(len(clip))
+def _cached(cache: Cache, advance: Callable[[int], None]) -> MappedClip:
+    if (done := cache.find(verify=True)) is not None:
+        advance(len(cache.clip))
     else:
-        check_room([clip], [cache])
-        done = cache.store(clip, 1, advance, again=True)
+        check_room([cache])
+        done = cache.store(advance, again=True)
     assert isinstance(done, MappedClip)
     return done
 
@@ -230,9 +229,7 @@ def _damaged_frames(clip: Clip) -> list[str]:
 
 def _place_archive(kind: str, archive: Path, root: Path, progress: bool) -> None:
     with _scratch(root) as scratch:
-        count = unpack(archive, scratch, wanted=lambda path: _wanted(kind, path), progress=progress)
-        if not count:
-            raise DataError(f"archive {archive} holds nothing of {_expected(kind)}")
+        unpack(archive, scratch, wanted=lambda path: _wanted(kind, path), progress=progress)
         _move(kind, scratch, root, f"archive {archive}", lambda old, new: old.replace(new))
 
 
@@ -268,7 +265,7 @@ def _wanted(kind: str, path: PurePosixPath) -> bool:
         return listed or (image and parts[-4:-2] == DAVIS_FRAMES.parts)
     if kind == "set8":
         return image and len(parts) >= 2 and set8_name(parts[-2]) is not None
-    return image or path.suffix.lower() in VIDEO_SUFFIXES
+    return image or is_video(Path(path.name))
 
 
 def _expected(kind: str) -> str:
@@ -304,25 +301,21 @@ def _units(kind: str, base: Path) -> Iterator[tuple[Path, Path]]:
     """Find what belongs to the data set below `base`: (where it is, its place under the root)."""
     if kind == "folder":
         inner = base
-        while len(entries := _visible(inner)) == 1 and entries[0].is_dir():
+        while len(entries := visible(inner)) == 1 and entries[0].is_dir():
             inner = entries[0]
-        for entry in _visible(inner):
-            if entry.is_dir() or is_image(entry) or entry.suffix.lower() in VIDEO_SUFFIXES:
+        for entry in visible(inner):
+            if entry.is_dir() or is_image(entry) or is_video(entry):
                 yield entry, Path(entry.name)
         return
     for folder in [base, *sorted(path for path in base.rglob("*") if path.is_dir())]:
         if kind == "set8":
             name = set8_name(folder.name)
-            if name is not None and any(is_image(path) for path in folder.iterdir()):
+            if name and any(is_image(path) for path in folder.iterdir()):
                 yield folder, Path(name)
         elif folder.parts[-2:] == DAVIS_FRAMES.parts:
-            yield from ((s, DAVIS_FRAMES / s.name) for s in _visible(folder) if s.is_dir())
+            yield from ((s, DAVIS_FRAMES / s.name) for s in visible(folder) if s.is_dir())
         elif folder.parts[-2:] == DAVIS_LISTS.parts:
-            yield from ((f, DAVIS_LISTS / f.name) for f in _visible(folder) if f.suffix == ".txt")
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+            yield from ((f, DAVIS_LISTS / f.name) for f in visible(folder) if f.suffix == ".txt")
 
 
 @contextmanager

@@ -75,7 +75,9 @@ class TrainingClips(Dataset[torch.Tensor]):
         draw = random.integers
         # All numbers are drawn, in this order, whatever the options: switching one off leaves the rest as is.
         clip = self.clips[int(np.searchsorted(self._ends, draw(self._ends[-1]), side="right"))]
-        start = int(draw(_starts(len(clip), self.frames)))
+        # A clip that is too short may begin at any point of its walk.
+        spare = len(clip) - self.frames
+        start = int(draw(spare + 1 if spare >= 0 else max(1, 2 * (len(clip) - 1))))
         top, left = (int(draw(side - self.crop + 1)) for side in clip.size)
         mirror, upturn, backward = (bool(draw(2)) for _ in range(3))
         turns = int(draw(4))
@@ -107,7 +109,6 @@ class PannedStills(TrainingClips):
     """
 
     def _cut(self, clip: Clip, start: int, top: int, left: int, random: np.random.Generator) -> torch.Tensor:
-        """Film frame `start`, at first around the crop's place."""
         frame = clip.read(start % len(clip), start % len(clip) + 1)[0].permute(1, 2, 0).numpy()  # (H, W, 3)
         video = pan(frame, self.frames, self.crop, top, left, random)  # (T, crop, crop, 3)
         return torch.from_numpy(video).permute(0, 3, 1, 2)
@@ -151,15 +152,8 @@ class MixedClips(Dataset[torch.Tensor]):
 
     def __getitem__(self, n: int) -> torch.Tensor:
         """Make sample n: `(T, 3, crop, crop)` uint8."""
-        if n < 0:
-            raise IndexError(f"training sample {n}: samples count from 0")
         at = NumpyRandom(self.seed, "training part", n).generator.random() * self._ends[-1]
         return self.parts[min(int(np.searchsorted(self._ends, at, side="right")), len(self.parts) - 1)][n]
-
-
-def _starts(length: int, frames: int) -> int:
-    """Count the first frames to choose from; a clip that is too short may begin at any point of its walk."""
-    return length - frames + 1 if length >= frames else max(1, 2 * (length - 1))
 
 
 class StepSampler(Sampler[list[int]]):

@@ -16,16 +16,7 @@ from stan.data.pairs import pair_up
 from stan.errors import ConfigError, DataError
 from stan.registry import layouts
 
-SET8 = (
-    "tractor",
-    "touchdown",
-    "park_joy",
-    "sunflower",
-    "hypersmooth",
-    "motorbike",
-    "rafting",
-    "snowboard",
-)
+SET8 = ("tractor", "touchdown", "park_joy", "sunflower", "hypersmooth", "motorbike", "rafting", "snowboard")
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".y4m", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv"}
 )
@@ -106,16 +97,14 @@ def _open_davis(root: Path, split: str | None) -> list[Clip]:
 
 
 def _davis_clip(folder: Path, root: Path) -> Clip:
-    paths = _images(folder)
-    if not paths:
-        raise DataError(f"sequence {folder} has no frames: {_found_in(folder)}")
-    numbers = [path.stem for path in paths]
+    clip = _frame_clip(folder.name, folder, root)
+    numbers = [path.stem for path in clip.paths]
     # A frame that is missing would pass for fast motion, so a gap in the numbers is an error.
     for i, number in enumerate(numbers):
         if not number.isdigit() or int(number) != int(numbers[0]) + i:
             missing = f"{int(numbers[0]) + i:0{len(numbers[0])}d}" if numbers[0].isdigit() else "00000"
-            raise DataError(f"sequence {folder}: expected frame {missing}, found {paths[i].name}")
-    return FrameClip(folder.name, paths, root)
+            raise DataError(f"sequence {folder}: expected frame {missing}, found {clip.paths[i].name}")
+    return clip
 
 
 def _davis_split(root: Path, split: str) -> list[str]:
@@ -151,8 +140,7 @@ def _open_set8(root: Path, split: str | None) -> list[Clip]:
     """A folder of PNG frames for each of the eight sequences."""
     found: dict[str, Path] = {}
     for folder in _folders(root):
-        name = set8_name(folder.name)
-        if name is not None:
+        if (name := set8_name(folder.name)) is not None:
             found.setdefault(name, folder)
     if not found:
         for place in (root.parent, *_folders(root)):
@@ -162,9 +150,7 @@ def _open_set8(root: Path, split: str | None) -> list[Clip]:
             f"data root {root} is not laid out as Set8 (a folder of PNG frames for each of "
             f"{', '.join(SET8)}): {_found_in(root)}"
         )
-    names = list(SET8) if split is None else _root_split(root, split)
-    _require(names, found, str(root))
-    return [_frame_clip(name, found[name], root) for name in names]
+    return [_frame_clip(name, found[name], root) for name in _chosen(root, split, found, SET8)]
 
 
 def set8_name(folder: str) -> str | None:
@@ -204,8 +190,7 @@ def _open_folder(root: Path, split: str | None) -> list[Clip]:
         raise DataError(
             f"data root {root} has neither frames, folders of frames nor videos{hint}: {_found_in(root)}"
         )
-    names = list(found) if split is None else _root_split(root, split)
-    _require(names, found, str(root))
+    names = _chosen(root, split, found, found)
     if (pair := _pair(found[name] for name in names)) is not None:
         noisy, clean = pair
         raise DataError(
@@ -227,9 +212,7 @@ def _open_video(root: Path, split: str | None) -> list[Clip]:
     found = {path.stem: path for path in _videos(root)}
     if not found:
         raise DataError(f"data root {root} has no video files: {_found_in(root)}")
-    names = list(found) if split is None else _root_split(root, split)
-    _require(names, found, str(root))
-    return [_video_clip(found[name], root) for name in names]
+    return [_video_clip(found[name], root) for name in _chosen(root, split, found, found)]
 
 
 @layouts.register("pairs")
@@ -279,7 +262,7 @@ def _video_clip(path: Path, root: Path) -> Clip:
     return VideoClip(path, root)
 
 
-def _frame_clip(name: str, folder: Path, root: Path) -> Clip:
+def _frame_clip(name: str, folder: Path, root: Path) -> FrameClip:
     paths = _images(folder)
     if not paths:
         raise DataError(f"sequence {folder} has no frames: {_found_in(folder)}")
@@ -307,11 +290,15 @@ def read_list(path: Path) -> list[str]:
     return names
 
 
-def _root_split(root: Path, split: str) -> list[str]:
-    path = _list_path(split, root)
-    if path is None:
-        raise DataError(_no_split(split, root))
-    return read_list(path)
+def _chosen(root: Path, split: str | None, found: dict[str, Path], every: Iterable[str]) -> list[str]:
+    """The sequences of a split list in `root`, or without a split every one; all of them must have been found."""
+    names = list(every)
+    if split is not None:
+        if (path := _list_path(split, root)) is None:
+            raise DataError(_no_split(split, root))
+        names = read_list(path)
+    _require(names, found, str(root))
+    return names
 
 
 def _list_path(split: str, lists: Path) -> Path | None:
@@ -346,25 +333,30 @@ def _require(names: list[str], found: dict[str, Path], where: str) -> None:
         raise DataError(f"{len(missing)} of {len(names)} sequences are missing in {where}: {listed}{hint}")
 
 
+def is_video(path: Path) -> bool:
+    """Whether a file's name says that it is a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def visible(folder: Path, wanted: Callable[[Path], bool] = lambda path: True) -> list[Path]:
+    """The entries of a folder that are not hidden, in natural order (9 before 10)."""
+    return sorted((p for p in folder.iterdir() if not p.name.startswith(".") and wanted(p)), key=natural_key)
+
+
 def _folders(path: Path) -> list[Path]:
-    return sorted((p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
+    return visible(path, Path.is_dir)
 
 
 def _images(path: Path) -> list[Path]:
-    return sorted((p for p in path.iterdir() if is_image(p)), key=natural_key)
+    return visible(path, is_image)
 
 
 def _videos(path: Path) -> list[Path]:
-    return sorted(
-        (p for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES and not p.name.startswith(".")),
-        key=natural_key,
-    )
+    return visible(path, is_video)
 
 
 def _found_in(folder: Path) -> str:
-    entries = sorted(
-        p.name + ("/" if p.is_dir() else "") for p in folder.iterdir() if not p.name.startswith(".")
-    )
+    entries = sorted(p.name + ("/" if p.is_dir() else "") for p in visible(folder))
     if not entries:
         return "it is empty"
     return f"it holds {', '.join(entries[:4])}" + (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 from stan.data.progress import frame_progress
 from stan.errors import DataError
+from stan.files import free_space
 
 _MAX_MEMBERS = 1_000_000
 _MAX_RATIO = 100  # unpacked to packed size; pictures hardly shrink, so more is a bomb
@@ -61,9 +61,8 @@ def unpack(
     with _errors_told(archive), _opened(archive) as (members, read):
         files = _checked(archive, members)
         chosen = [member for member in files if wanted(member.path)]
-        free = shutil.disk_usage(_existing(target)).free
         need = sum(member.size for member in chosen)
-        if need > free:
+        if need > (free := free_space(target)):
             raise DataError(
                 f"{archive} unpacks to {need / 1e9:.2f} GB, and {target} has {free / 1e9:.2f} GB free"
             )
@@ -192,7 +191,3 @@ def _errors_told(archive: Path) -> Iterator[None]:
         if error.errno is None:  # gzip.BadGzipFile, and bz2's own
             raise DataError(f"archive {archive} is damaged: {error}") from None
         raise
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())

@@ -293,9 +293,7 @@ def _clips(config: Config, split: str | None) -> tuple[list[Clip], dict[str, Seq
     if data.downscale > 1:
         clips = cached(clips, data.cache, downscale=data.downscale)
     else:  # what is decoded already is used, but evaluation writes nothing beside the data
-        clips = [
-            each_half(clip, lambda half: Cache.of(half, data.cache).find(half) or half) for clip in clips
-        ]
+        clips = [each_half(clip, lambda half: Cache(half, data.cache).find() or half) for clip in clips]
     for clip in clips:
         height, width = clip.size
         if min(height, width) - 2 * options.border < SMALLEST:

@@ -87,7 +87,7 @@ def test_a_changed_source_is_noticed(change: str, make_davis: MakeDavis) -> None
     else:
         (frames / "00003.jpg").unlink()
     (clip,) = open_clips("davis", root)
-    assert Cache.of(clip).find(clip) is None
+    assert Cache(clip).find() is None
     (mapped,) = cached([clip])
     assert torch.equal(mapped.read(), clip.read())
     assert len(files(root / ".stan-cache", ".npy")) == 1, "the outdated file should be gone"
@@ -113,14 +113,14 @@ def test_the_checksum_finds_a_changed_byte(make_davis: MakeDavis) -> None:
     root = make_davis({"dog": 3})
     clips = open_clips("davis", root)
     cached(clips)
-    cache = Cache.of(clips[0])
-    assert cache.find(clips[0], verify=True) is not None
+    cache = Cache(clips[0])
+    assert cache.find(verify=True) is not None
     (payload,) = files(root / ".stan-cache", ".npy")
     data = bytearray(payload.read_bytes())
     data[-7] ^= 1
     payload.write_bytes(data)
-    assert cache.find(clips[0]) is not None
-    assert cache.find(clips[0], verify=True) is None
+    assert cache.find() is not None
+    assert cache.find(verify=True) is None
 
 
 def test_manifest_says_what_the_file_was_made_from(make_davis: MakeDavis) -> None:
@@ -191,7 +191,7 @@ def test_a_killed_build_leaves_nothing_under_its_final_name(make_davis: MakeDavi
     left = {path.suffix for path in (root / ".stan-cache").iterdir()}
     assert left <= {".tmp", ".lock"}
     clips = open_clips("davis", root)
-    assert Cache.of(clips[0]).find(clips[0]) is None
+    assert Cache(clips[0]).find() is None
     assert torch.equal(cached(clips)[0].read(), clips[0].read())
     assert not files(root / ".stan-cache", ".tmp"), "the killed process's file should be gone"
 

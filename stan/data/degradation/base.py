@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stan.data.degradation.size import enlarge
-from stan.data.noise import Noise, Random, SigmaRange, parse_levels
+from stan.data.noise import Noise, Random, parse_levels
 from stan.errors import ConfigError
 from stan.registry import tasks
 from stan.settings import Limit, complete
@@ -122,7 +122,7 @@ def levels_within(low: float, high: float) -> Limit:
 
     def holds(value: Any) -> bool:
         try:
-            levels_of(value, low, high)
+            parse_levels(value, "the setting", low, high)
         except ConfigError:
             return False
         return True
@@ -130,8 +130,3 @@ def levels_within(low: float, high: float) -> Limit:
     return Limit(
         holds, f"from {low:g} to {high:g}: a number, a list [a, b] or a range a..b, drawn for each clip"
     )
-
-
-def levels_of(value: Any, low: float, high: float) -> SigmaRange:
-    """The strengths that a setting `levels_within` the same bounds allows, ready to draw from."""
-    return parse_levels(value, "the setting", low, high)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from stan.data.degradation.base import Degradation, levels_of, levels_within
-from stan.data.noise.random import Random
+from stan.data.degradation.base import Degradation, levels_within
+from stan.data.noise import Random, parse_levels
 from stan.reflection import reflect
 from stan.registry import tasks
 
@@ -28,7 +28,7 @@ class Deblur(Degradation):
 
     def __init__(self, *, blur: Annotated[Any, levels_within(LEAST, MOST)] = "0.8..2.4") -> None:
         super().__init__(blur=blur)
-        self.levels = levels_of(blur, LEAST, MOST)
+        self.levels = parse_levels(blur, "blur", LEAST, MOST)
 
     def _degrade(self, clean: Tensor, random: Random) -> Tensor:
         blurs = self.levels.draw(random, len(clean)).tolist()

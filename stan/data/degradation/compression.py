@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stan.data.degradation.base import Degradation, levels_of, levels_within
-from stan.data.noise.random import Random
+from stan.data.degradation.base import Degradation, levels_within
+from stan.data.noise import Random, parse_levels
 from stan.data.video.colour import Colour
 from stan.data.video.pixels import PictureDecoder, PictureEncoder
 from stan.data.video.properties import to_uint8
@@ -43,7 +43,8 @@ class Compression(Degradation):
     ) -> None:
         super().__init__(codec=codec, quality=quality, crf=crf)
         self.codec = codec
-        self.qualities, self.crfs = levels_of(quality, 1, 100), levels_of(crf, 0, 51)
+        self.qualities = parse_levels(quality, "quality", 1, 100)
+        self.crfs = parse_levels(crf, "crf", 0, 51)
 
     def _degrade(self, clean: Tensor, random: Random) -> Tensor:
         # All numbers are drawn, in this order, whatever the codec: fixing it leaves the strengths as they are.
@@ -59,7 +60,8 @@ class Compression(Degradation):
 
 def jpeg(frames: Tensor, quality: int) -> Tensor:
     """Frames `(T, 3, H, W)` uint8 after JPEG of `quality`, 4:2:0, by OpenCV's libjpeg."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _JPEG_420]
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     out = torch.empty_like(frames)
     for t, frame in enumerate(frames):
         picture = np.ascontiguousarray(frame.permute(1, 2, 0).numpy()[..., ::-1])  # (H, W, 3) BGR
@@ -68,9 +70,6 @@ def jpeg(frames: Tensor, quality: int) -> Tensor:
         assert back is not None
         out[t] = torch.from_numpy(back[..., ::-1].copy()).permute(2, 0, 1)
     return out
-
-
-_JPEG_420 = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
 
 
 def h264(frames: Tensor, crf: int) -> Tensor:

@@ -67,7 +67,9 @@ def parse_sigma(value: float | str | Sequence[float | str] | SigmaRange) -> Sigm
     Raises:
         ConfigError: not one of these, out of [0, 255], or a range whose ends are the wrong way round.
     """
-    return value if isinstance(value, SigmaRange) else _SIGMA.parse(value)
+    if isinstance(value, SigmaRange):
+        return value
+    return parse_levels(value, "noise.sigma", 0, 255, "in 8-bit units")
 
 
 def parse_levels(value: Any, name: str, low: float, high: float, unit: str = "") -> SigmaRange:
@@ -96,35 +98,28 @@ class _Notation:
 
     def parse(self, value: Any) -> SigmaRange:
         if isinstance(value, str):
-            return self._text(value)
-        if isinstance(value, Sequence):
-            if not value:
-                raise ConfigError(f"{self.name} is an empty list: {self._way_out}")
-            levels = tuple(self._level(item, value) for item in value)
-            return SigmaRange(min(levels), max(levels), levels)
-        level = self._level(value, value)
-        return SigmaRange(level, level, (level,))
+            if match := _RANGE.fullmatch(value):
+                low, high = (self._level(end, value) for end in match.groups())
+                if low > high:
+                    raise ConfigError(f"{self.name}={value!r} runs from high to low: write {high:g}..{low:g}")
+                return SigmaRange(low, high, (low,) if low == high else None)
+            if match := _LOOKS_LIKE_RANGE.fullmatch(value):
+                raise ConfigError(
+                    f"{self.name}={value!r} is not understood: write {match[1]}..{match[2]} for a range"
+                )
+            text = value.strip()
+            if text.startswith("[") and text.endswith("]"):
+                return self.parse([item for item in text[1:-1].split(",") if item.strip()])
+        listed = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        if not listed:
+            raise ConfigError(f"{self.name} is an empty list: {self._way_out}")
+        levels = tuple(self._level(item, value) for item in listed)
+        return SigmaRange(min(levels), max(levels), levels)
 
     @property
     def _way_out(self) -> str:
         unit = f", {self.unit} from" if self.unit else ", from"
         return f"write a number (30), a list ([10, 30, 50]) or a range (0..50){unit} {self.low:g} to {self.high:g}"
-
-    def _text(self, text: str) -> SigmaRange:
-        if match := _RANGE.fullmatch(text):
-            low, high = (self._level(end, text) for end in match.groups())
-            if low > high:
-                raise ConfigError(f"{self.name}={text!r} runs from high to low: write {high:g}..{low:g}")
-            return SigmaRange(low, high, (low,) if low == high else None)
-        if match := _LOOKS_LIKE_RANGE.fullmatch(text):
-            raise ConfigError(
-                f"{self.name}={text!r} is not understood: write {match[1]}..{match[2]} for a range"
-            )
-        stripped = text.strip()
-        if stripped.startswith("[") and stripped.endswith("]"):
-            return self.parse([item for item in stripped[1:-1].split(",") if item.strip()])
-        level = self._level(text, text)
-        return SigmaRange(level, level, (level,))
 
     def _level(self, item: object, whole: object) -> float:
         if isinstance(item, bool) or not isinstance(item, (int, float, str)):
@@ -139,6 +134,3 @@ class _Notation:
                 f"{self.name}={whole!r} is out of range: levels are {unit}from {self.low:g} to {self.high:g}"
             )
         return level
-
-
-_SIGMA = _Notation("noise.sigma", 0, 255, "in 8-bit units")

@@ -20,7 +20,7 @@ from stan.data.synthetic.photos import TRAIN, VAL
 from stan.data.synthetic.render import SyntheticClip, render
 from stan.data.synthetic.scene import make_scene
 from stan.errors import ConfigError, DataError
-from stan.files import replacing, write_text
+from stan.files import free_space, replacing, write_text
 
 RECORD = "synthetic.json"
 _STARTED = f".{RECORD}.started"
@@ -149,9 +149,7 @@ def _check_room(root: Path, settings: Settings) -> None:
     """Raise a DataError if the data set cannot fit on the disk."""
     s = settings
     need = (s.train + s.val) * s.frames * s.height * s.width * BYTES_A_PIXEL
-    there = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
-    if need > free:
+    if need > (free := free_space(root)):
         raise DataError(
             f"the synthetic data set needs {need / 1e9:.2f} GB in {root}, with {free / 1e9:.2f} GB free"
         )
@@ -161,11 +159,8 @@ def is_complete(root: Path, settings: Settings) -> bool:
     """Whether `root` holds the data set of these settings, with all its frames."""
     if _record(root) != asdict(settings):
         return False
-    names = [
-        name
-        for split in ("train", "val")
-        for name in (root / DAVIS_LISTS / f"{split}.txt").read_text().split()
-    ]
+    lists = [root / DAVIS_LISTS / f"{split}.txt" for split in ("train", "val")]
+    names = [name for path in lists for name in path.read_text().split()]
     return len(names) == settings.train + settings.val and all(
         len(list((root / DAVIS_FRAMES / name).glob("*.jpg"))) == settings.frames
         and (root / _FLOW / f"{name}.npz").is_file()

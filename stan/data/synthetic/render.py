@@ -116,11 +116,9 @@ def _box(layer: Layer, t: int, size: tuple[int, int]) -> tuple[int, int, int, in
 
 
 def _through(affine: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Map points by a `(3, 3)` affine matrix."""
-    return (
-        affine[0, 0] * x + affine[0, 1] * y + affine[0, 2],
-        affine[1, 0] * x + affine[1, 1] * y + affine[1, 2],
-    )
+    """Map points by a `(3, 3)` affine matrix, or by one for each of them, `(H, W, 3, 3)`."""
+    (a, b, c), (d, e, f), _ = np.moveaxis(affine, (-2, -1), (0, 1))
+    return a * x + b * y + c, d * x + e * y + f
 
 
 def _front(scene: Scene, t: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -143,8 +141,7 @@ def _truth(scene: Scene, step: int) -> tuple[torch.Tensor, torch.Tensor]:
             continue
         front = _front(scene, t, x, y)
         moves = np.stack([layer.motion(t, t + step) for layer in scene.layers])[front]  # (H, W, 3, 3)
-        to_x = moves[..., 0, 0] * x + moves[..., 0, 1] * y + moves[..., 0, 2]
-        to_y = moves[..., 1, 0] * x + moves[..., 1, 1] * y + moves[..., 1, 2]
+        to_x, to_y = _through(moves, x, y)
         flow[t] = np.stack([to_x - x, to_y - y])
         inside = (to_x >= 0) & (to_x <= width - 1) & (to_y >= 0) & (to_y <= height - 1)
         hidden[t] = ~inside | (_front(scene, t + step, to_x, to_y) != front)

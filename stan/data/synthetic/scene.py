@@ -134,9 +134,7 @@ def _background(
     path = _path(random, frames, pan=2.0, turn=0.006, zoom=0.006)
     low, high = np.zeros(2), np.zeros(2)
     for slower in (1.0, 0.7, 0.5, 0.3, 0.1, 0.0):
-        camera = pose(path * (speed * slower)) @ np.linalg.inv(
-            centre
-        )  # video -> world, world centre at (0, 0)
+        camera = pose(path * (speed * slower)) @ np.linalg.inv(centre)  # video -> world, its centre at (0, 0)
         corners = np.array([[-1, -1, 1], [width, -1, 1], [-1, height, 1], [width, height, 1]], float).T
         seen = (camera @ corners)[:, :2]  # (T, 2, 4)
         low, high = seen.min(axis=(0, 2)), seen.max(axis=(0, 2))
@@ -165,11 +163,7 @@ def _cutout(
     outline = Outline(radius, np.stack([shares, random.uniform(0, 2 * np.pi, 4)], axis=1))
     path = _path(random, frames, pan=4.0, turn=0.02, zoom=0.008) * speed
     path -= path[frames // 2]
-    middle = camera[frames // 2] @ [
-        random.uniform(0.15, 0.85) * width,
-        random.uniform(0.15, 0.85) * height,
-        1,
-    ]
+    middle = camera[frames // 2] @ [*(random.uniform(0.15, 0.85, 2) * (width, height)), 1]
     to_world = shift(*middle[:2]) @ pose(path)  # the outline's coordinates -> world
     to_outline = np.linalg.solve(to_world, camera)
     room = np.array(image.shape[1::-1]) / 2 - 2

@@ -68,8 +68,8 @@ class PicturesClip(Clip):
         """(H, W)."""
         return self._shape[0], self._shape[1]
 
-    def _read(self, start: int, stop: int) -> Tensor:
-        return torch.stack([to_uint8(frame.rgb) for frame in self.frames(start, stop)])  # (T, 3, H, W)
+    def _read(self, start: int, stop: int, rows: slice, columns: slice) -> Tensor:
+        return torch.stack([to_uint8(frame.rgb[:, rows, columns]) for frame in self.frames(start, stop)])
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames ``start`` to ``stop`` (None: the last) in order.
