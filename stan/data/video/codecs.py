@@ -34,17 +34,14 @@ class Codec:
     least: int = 1
 
 
+_SLICES = {"level": "3", "g": "1", "slicecrc": "1"}
+_LEAST_SLICED, _NO_SLICES = 4, {"level": "1", "g": "1"}  # narrower frames FFV1 cannot cut into slices
+_ISO_OR_MKV = (".mp4", ".m4v", ".mov", ".mkv")
 CODECS = {
-    "h264": Codec(
-        "libx264",
-        (".mp4", ".m4v", ".mov", ".mkv"),
-        (0, 16, 51),
-        lossless={"qp": "0"},
-        even=True,
-    ),
+    "h264": Codec("libx264", _ISO_OR_MKV, (0, 16, 51), lossless={"qp": "0"}, even=True),
     "h265": Codec(
         "libx265",
-        (".mp4", ".m4v", ".mov", ".mkv"),
+        _ISO_OR_MKV,
         (0, 18, 51),
         options={"x265-params": "log-level=none"},
         lossless={"x265-params": "log-level=none:lossless=1"},
@@ -59,17 +56,9 @@ CODECS = {
         lossless={"lossless": "1"},
     ),
     "av1": Codec("libsvtav1", (".mp4", ".mkv", ".webm"), (1, 24, 63), options={"preset": "8"}, least=64),
-    "ffv1": Codec(
-        "ffv1",
-        (".mkv",),
-        None,
-        options={"level": "3", "g": "1", "slicecrc": "1"},
-        lossless={},
-        delivery=False,
-    ),
+    "ffv1": Codec("ffv1", (".mkv",), None, _SLICES, lossless={}, delivery=False),
     "prores": Codec("prores_ks", (".mov", ".mkv"), None, options={"vendor": "apl0"}, delivery=False),
 }
-_LEAST_SLICED, _NO_SLICES = 4, {"level": "1", "g": "1"}  # narrower frames FFV1 cannot cut into slices
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Endings of the videos that can be written, and FFmpeg's names of their formats."""
 
@@ -141,7 +130,10 @@ def choose_encoding(output: Path, source: Properties, settings: OutputSettings) 
             f"{name} cannot encode {source.width}x{source.height}: its least side is {known.least} pixels; "
             "use --lossless with .mkv, or a folder of pictures"
         )
-    encoder = _available("libx264rgb" if _as_rgb(name, want, lossless) else known.encoder, name)
+    as_rgb = name == "h264" and lossless and want.family == "rgb"  # an encoder of another name
+    encoder = "libx264rgb" if as_rgb else known.encoder
+    if encoder not in av.codec.codecs_available:
+        raise VideoError(f"this build of FFmpeg has no encoder {encoder} for {name}: choose another --codec")
     usual = _NO_SLICES if name == "ffv1" and source.width < _LEAST_SLICED else known.options
     options = {**usual, **((known.lossless or {}) if lossless else _quality(name, known, settings.quality))}
     if lossless and settings.quality is not None:
@@ -171,17 +163,6 @@ def _default_codec(suffix: str, want: PixelFormat, lossless: bool, shorter_side:
     if suffix == ".mkv" and lossless:
         return "ffv1"
     return "h265" if want.bits > 8 and shorter_side >= CODECS["h265"].least else "h264"
-
-
-def _as_rgb(name: str, want: PixelFormat, lossless: bool) -> bool:
-    """H.264 holds RGB by an encoder of another name."""
-    return name == "h264" and lossless and want.family == "rgb"
-
-
-def _available(encoder: str, name: str) -> str:
-    if encoder not in av.codec.codecs_available:
-        raise VideoError(f"this build of FFmpeg has no encoder {encoder} for {name}: choose another --codec")
-    return encoder
 
 
 def _quality(name: str, known: Codec, quality: int | None) -> dict[str, str]:
@@ -237,7 +218,8 @@ def _is_supported(name: str) -> bool:
         describe(name)
     except VideoError:
         return False
-    return not av.VideoFormat(name, 2, 2).has_palette and av.VideoFormat(name, 2, 2).bits_per_pixel > 1
+    layout = av.VideoFormat(name, 2, 2)
+    return not layout.has_palette and layout.bits_per_pixel > 1
 
 
 def _detail(held: PixelFormat) -> int:
@@ -248,16 +230,11 @@ def _detail(held: PixelFormat) -> int:
 def _colour(held: PixelFormat, of_source: PixelFormat, tags: Colour, codec: str) -> Colour:
     """Tags of the output: the source's own wherever its code values are of the same family."""
     if held.family == of_source.family:
-        colour = tags.centred_as(False)
+        colour = replace(tags, centred=False)
     elif held.family == "yuv":
         colour = BT709_LIMITED
     else:
-        colour = Colour(
-            matrix=0 if held.family == "rgb" else UNSPECIFIED,
-            range=FULL,
-            primaries=tags.primaries,
-            transfer=tags.transfer,
-        )
+        colour = Colour(0 if held.family == "rgb" else UNSPECIFIED, FULL, tags.primaries, tags.transfer)
     return replace(colour, range=LIMITED) if codec == "prores" else colour
 
 

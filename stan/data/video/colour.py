@@ -14,7 +14,7 @@ between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -63,10 +63,6 @@ class Colour:
     def full_range(self) -> bool:
         """Whether codes use the whole range; untagged YUV does not."""
         return self.range == FULL
-
-    def centred_as(self, centred: bool) -> Colour:
-        """The same tags with another chroma position."""
-        return replace(self, centred=centred)
 
 
 BT709_LIMITED = Colour(matrix=1, range=LIMITED, primaries=1, transfer=1)

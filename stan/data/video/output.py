@@ -35,7 +35,7 @@ def open_output(
     """
     text = usable_name(output)
     path = Path(text)
-    folder = _is_folder(text)
+    folder = path.is_dir() or text.endswith(("/", os.sep)) or not path.suffix
     _check_place(path, folder, source, settings.overwrite)
     properties = doubled(source.properties) if settings.compare else source.properties
     if not folder and path.suffix.lower() in CONTAINERS:
@@ -53,17 +53,8 @@ def open_output(
         raise VideoError(
             f"{text} is one picture and {source.name} has {len(source)} frames: name a folder or a video"
         )
-    return PictureWriter(
-        path,
-        properties,
-        picture_format=_picture_format(settings),
-        quality=settings.quality,
-        single=not folder,
-    )
-
-
-def _is_folder(text: str) -> bool:
-    return os.path.isdir(text) or text.endswith(("/", os.sep)) or not Path(text).suffix
+    kind = _picture_format(settings)
+    return PictureWriter(path, properties, picture_format=kind, quality=settings.quality, single=not folder)
 
 
 def _check_place(path: Path, folder: bool, source: VideoClip | PicturesClip, overwrite: bool) -> None:

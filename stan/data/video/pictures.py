@@ -54,7 +54,7 @@ class PicturesClip(Clip):
             width=first.shape[1],
             fps=rate,
             time_base=1 / rate,
-            pixel_format=_pixel_format(first),
+            pixel_format=_channels(first.shape)[_DEPTHS[first.dtype] // 8],
             colour=_SRGB,
             codec=self.paths[0].suffix.lstrip(".").lower(),
             float_samples=first.dtype == np.float32,
@@ -83,8 +83,8 @@ class PicturesClip(Clip):
             picture = read_picture(path)
             if picture.shape != self._shape or picture.dtype != self._dtype:
                 raise VideoError(
-                    f"{path} is {_kind(picture)} and {self.paths[0].name} is "
-                    f"{_kind_of(self._shape, self._dtype)}: all pictures must be alike"
+                    f"{path} is {_kind(picture.shape, picture.dtype)} and {self.paths[0].name} is "
+                    f"{_kind(self._shape, self._dtype)}: all pictures must be alike"
                 )
             rgb, alpha = _to_float(picture)
             yield Frame(rgb, alpha, pts=number, duration=1, name=path.stem)
@@ -125,8 +125,7 @@ def find_pictures(place: str | os.PathLike[str]) -> list[Path]:
         if not found:
             raise VideoError(f"{text} holds no pictures ({', '.join(sorted(s[1:] for s in IMAGE_SUFFIXES))})")
     else:
-        found = [Path(p) for p in glob.glob(text, recursive=True)]
-        found = [p for p in found if is_image(p)]
+        found = [p for p in map(Path, glob.glob(text, recursive=True)) if is_image(p)]
         if not found:
             raise VideoError(f"no picture matches {text!r}")
     return sorted(found, key=lambda p: (str(p.parent), natural_key(p)))
@@ -178,7 +177,9 @@ def write_picture(path: Path, picture: np.ndarray, settings: Sequence[int] = ())
         picture = picture[..., [2, 1, 0, 3][: picture.shape[2]]]
     done, data = cv2.imencode(path.suffix, np.ascontiguousarray(picture), list(settings))
     if not done:
-        raise VideoError(f"{path}: a picture of {_kind(picture)} cannot be stored as {path.suffix}")
+        raise VideoError(
+            f"{path}: a picture of {_kind(picture.shape, picture.dtype)} cannot be stored as {path.suffix}"
+        )
     path.write_bytes(data.tobytes())
 
 
@@ -192,19 +193,17 @@ def _to_float(picture: np.ndarray) -> tuple[Tensor, Tensor | None]:
     return planes[:3].contiguous(), planes[3].contiguous() if len(planes) == 4 else None
 
 
-def _pixel_format(picture: np.ndarray) -> str:
-    deep = _DEPTHS[picture.dtype] == 16
-    if picture.ndim == 2:
-        return "gray16le" if deep else "gray"
-    if picture.shape[2] == 4:
-        return "rgba64le" if deep else "rgba"
-    return "rgb48le" if deep else "rgb24"
+# Channels of a picture (0: no axis of them) -> their name, and FFmpeg's formats of 8 and of 16 bits
+_CHANNELS = {
+    0: ("grey", "gray", "gray16le"),
+    3: ("RGB", "rgb24", "rgb48le"),
+    4: ("RGBA", "rgba", "rgba64le"),
+}
 
 
-def _kind(picture: np.ndarray) -> str:
-    return _kind_of(picture.shape, picture.dtype)
+def _channels(shape: tuple[int, ...]) -> tuple[str, str, str]:
+    return _CHANNELS[shape[2] if len(shape) == 3 else 0]
 
 
-def _kind_of(shape: tuple[int, ...], dtype: np.dtype) -> str:
-    channels = {0: "grey", 3: "RGB", 4: "RGBA"}[shape[2] if len(shape) == 3 else 0]
-    return f"{shape[1]}x{shape[0]} {channels} {dtype}"
+def _kind(shape: tuple[int, ...], dtype: np.dtype) -> str:
+    return f"{shape[1]}x{shape[0]} {_channels(shape)[0]} {dtype}"

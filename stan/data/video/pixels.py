@@ -65,10 +65,8 @@ class PixelFormat:
             return f"yuv{'a' if self.alpha else ''}{self.subsampling}p{suffix}"
         if self.family == "rgb":
             return f"gbr{'a' if self.alpha else ''}p{suffix}"
-        if self.alpha:
-            return (
-                f"ya{self.bits}{'le' if self.bits > 8 else ''}"  # not planar, but with both samples in place
-            )
+        if self.alpha:  # not planar, but with both samples in place
+            return f"ya{self.bits}{'le' if self.bits > 8 else ''}"
         return f"gray{suffix}"
 
 

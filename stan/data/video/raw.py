@@ -6,7 +6,7 @@ Y4M: https://wiki.multimedia.cx/index.php/YUV4MPEG2 with FFmpeg's extensions for
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import av
 import av.error
 
 from stan.data.frame import Frame
-from stan.data.video.colour import FULL, LIMITED, Colour
+from stan.data.video.colour import FULL, LIMITED, UNSPECIFIED, Colour
 from stan.data.video.pixels import PictureDecoder, PictureEncoder, describe
 from stan.data.video.properties import Properties
 from stan.errors import VideoError
@@ -46,6 +46,12 @@ class RawReader:
     def __init__(self, stream: BinaryIO, raw: RawFormat | None = None) -> None:
         self._stream = stream
         self.header = b"" if raw else self._line()
+        if not raw and not self.header.startswith(_MAGIC):
+            found = f"begins with {self.header[:12]!r}" if self.header else "is empty"
+            raise VideoError(
+                f"the input stream {found} and is not Y4M (ffmpeg -f yuv4mpegpipe); "
+                "raw frames need --raw and --size"
+            )
         self.properties = _raw_properties(raw) if raw else _y4m_properties(self.header)
         p = self.properties
         self._decoder: Any = _codec("r", p.height, p.width, p.pixel_format)
@@ -63,8 +69,7 @@ class RawReader:
         number = 0
         while True:
             if self.header:
-                line = self._line(end_allowed=True)
-                if not line:
+                if not (line := self._line()):
                     return
                 if not line.startswith(b"FRAME"):
                     raise VideoError(
@@ -80,17 +85,8 @@ class RawReader:
             yield Frame(rgb, alpha, pts=number, duration=1)
             number += 1
 
-    def _line(self, *, end_allowed: bool = False) -> bytes:
-        line = self._stream.readline(_LONGEST_LINE)
-        if end_allowed and not line:
-            return b""
-        if not end_allowed and not line.startswith(_MAGIC):
-            found = "is empty" if not line else f"begins with {line[:12]!r}"
-            raise VideoError(
-                f"the input stream {found} and is not Y4M (ffmpeg -f yuv4mpegpipe); "
-                "raw frames need --raw and --size"
-            )
-        return line
+    def _line(self) -> bytes:
+        return self._stream.readline(_LONGEST_LINE)
 
 
 class RawWriter:
@@ -130,19 +126,11 @@ def _codec(mode: str, height: int, width: int, pixel_format: str) -> Any:
 
 
 def _raw_properties(raw: RawFormat) -> Properties:
-    held = describe(raw.pixel_format)
-    colour = Colour(matrix=0, range=FULL) if held.family == "rgb" else Colour(range=LIMITED)
-    if held.family == "grey" or raw.pixel_format.startswith("yuvj"):
-        colour = replace(colour, range=FULL)
-    return Properties(
-        height=raw.height,
-        width=raw.width,
-        fps=Fraction(25),
-        time_base=Fraction(1, 25),
-        pixel_format=raw.pixel_format,
-        colour=colour,
-        codec="rawvideo",
-    )
+    family = describe(raw.pixel_format).family
+    limited = family == "yuv" and not raw.pixel_format.startswith("yuvj")
+    colour = Colour(0 if family == "rgb" else UNSPECIFIED, LIMITED if limited else FULL)
+    rate = Fraction(25)
+    return Properties(raw.height, raw.width, rate, 1 / rate, raw.pixel_format, colour, codec="rawvideo")
 
 
 def _y4m_properties(header: bytes) -> Properties:
@@ -159,16 +147,14 @@ def _y4m_properties(header: bytes) -> Properties:
         height = width = 0
     if min(height, width) < 1 or rate <= 0:
         raise VideoError(f"the Y4M header {header[:80]!r} has no valid size and rate")
+    code_range = FULL if extra.get("COLORRANGE") == "FULL" else LIMITED
     return Properties(
         height=height,
         width=width,
         fps=rate,
         time_base=1 / rate,
         pixel_format=pixel_format,
-        colour=Colour(
-            range=FULL if extra.get("COLORRANGE") == "FULL" else LIMITED,
-            centred=layout in ("420jpeg", "420"),
-        ),
+        colour=Colour(range=code_range, centred=layout in ("420jpeg", "420")),
         interlaced=fields.get("I", "p") in ("t", "b", "m"),
         codec="yuv4mpeg",
     )

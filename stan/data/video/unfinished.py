@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 import shutil
 import time
 import zlib
@@ -32,14 +33,11 @@ class Unfinished:
     def __init__(self, path: Path, *, folder: bool = False) -> None:
         mark = f".{path.stem}.part-"
         self.place = path.with_name(f"{mark}{MACHINE}-{os.getpid()}{path.suffix}")
+        ours = re.compile(rf"{re.escape(mark)}([^-]*)-(\d+){re.escape(path.suffix)}")
         try:
             for left in path.parent.iterdir():
-                if left.name.startswith(mark) and left.name.endswith(path.suffix):
-                    machine, _, owner = left.name[len(mark) : len(left.name) - len(path.suffix)].partition(
-                        "-"
-                    )
-                    if owner.isdigit() and _is_stale(left, machine, int(owner)):
-                        _remove(left)
+                if (made := ours.fullmatch(left.name)) and _is_stale(left, made[1], int(made[2])):
+                    _remove(left)
             if folder:
                 self.place.mkdir()
             else:
