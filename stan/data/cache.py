@@ -18,7 +18,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +52,10 @@ class MappedClip(Clip):
     def __init__(
         self, name: str, path: Path, shape: tuple[int, int, int, int], fps: float | None = None
     ) -> None:
-        super().__init__(name, fps)
+        super().__init__(name, shape[0], shape[2:], fps)
         self.path = path
         self.shape = shape
         self._inode = path.stat().st_ino
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The frames' height and width."""
-        return self.shape[2], self.shape[3]
 
     def _read(self, start: int, stop: int, rows: slice, columns: slice) -> torch.Tensor:
         return torch.from_numpy(
@@ -354,15 +346,12 @@ def _temporary(path: Path) -> Iterator[Path]:
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Hold a lock; yields False on a file system without locks, where processes may repeat work."""
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire()
-    except PermissionError:
-        raise
-    except (NotImplementedError, OSError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    with ExitStack() as held:
+        alone = True
+        try:
+            held.enter_context(filelock.FileLock(path))
+        except PermissionError:
+            raise
+        except (NotImplementedError, OSError):
+            alone = False
+        yield alone

@@ -6,7 +6,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +22,34 @@ class Clip(ABC):
         name: the sequence's name; evaluation noise is drawn from it.
         fps: frames per second, or None where the source does not say (folders of images).
         root: folder of the data set that it belongs to, or None for a clip that is not read from files.
+        files: the files that it is decoded from; none for a clip that is in memory or mapped already.
+
+    Args:
+        frames: how many there are.
+        size: their height and width.
     """
 
-    def __init__(self, name: str, fps: float | None = None, root: Path | None = None) -> None:
-        self.name = name
-        self.fps = fps
-        self.root = root
+    def __init__(
+        self,
+        name: str,
+        frames: int,
+        size: tuple[int, int] | None,
+        fps: float | None = None,
+        root: Path | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
+        self.name, self.fps, self.root = name, fps, root
+        self.files = list(files)
+        self._frames, self._size = frames, size
 
-    @abstractmethod
     def __len__(self) -> int:
-        """Count the frames."""
+        return self._frames
 
     @property
-    @abstractmethod
     def size(self) -> tuple[int, int]:
         """The frames' height and width."""
-
-    @property
-    def files(self) -> list[Path]:
-        """The files that it is decoded from; none for a clip that is in memory or mapped already."""
-        return []
+        assert self._size is not None
+        return self._size
 
     def decode(self) -> Iterator[np.ndarray]:
         """Decode all frames in order, `(H, W, 3)` uint8 each, with all checks that the source has.
@@ -111,22 +118,14 @@ class FrameClip(Clip):
     def __init__(self, name: str, paths: Sequence[Path], root: Path | None = None) -> None:
         if not paths:
             raise DataError(f"sequence {name!r} has no frames")
-        super().__init__(name, root=root or paths[0].parent)
-        self.paths = list(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
+        super().__init__(name, len(paths), None, root=root or paths[0].parent, files=paths)
 
     @property
-    def files(self) -> list[Path]:
-        """The frames' files."""
-        return self.paths
-
-    @cached_property
     def size(self) -> tuple[int, int]:
         """The height and width of the first frame."""
-        height, width, _ = read_frame(self.paths[0]).shape
-        return height, width
+        if self._size is None:
+            self._size = read_frame(self.files[0]).shape[:2]
+        return self._size
 
     def frame(self, index: int, *, strict: bool = False) -> np.ndarray:
         """Decode one frame, `(H, W, 3)` uint8 RGB, and check that it has the first one's size.
@@ -135,11 +134,11 @@ class FrameClip(Clip):
             index: which frame.
             strict: look for damage inside JPEG data too; see `stan.data.frames.read_frame`.
         """
-        image = read_frame(self.paths[index], strict=strict)
+        image = read_frame(self.files[index], strict=strict)
         height, width = self.size
         if image.shape[:2] != (height, width):
             raise DataError(
-                f"frame {self.paths[index]} is {image.shape[1]}x{image.shape[0]}, but sequence {self.name!r} "
+                f"frame {self.files[index]} is {image.shape[1]}x{image.shape[0]}, but sequence {self.name!r} "
                 f"begins with {width}x{height}: all frames of a sequence must have one size"
             )
         return image
@@ -170,21 +169,13 @@ class TensorClip(Clip):
     """
 
     def __init__(self, name: str, frames: torch.Tensor, fps: float | None = None) -> None:
-        super().__init__(name, fps)
         if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[1] != 3 or not len(frames):
             raise DataError(
                 f"clip {name!r} needs uint8 frames (T, 3, H, W) with T >= 1, "
                 f"got {frames.dtype} {tuple(frames.shape)}"
             )
+        super().__init__(name, len(frames), (frames.shape[-2], frames.shape[-1]), fps)
         self.frames = frames
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The frames' height and width."""
-        return self.frames.shape[-2], self.frames.shape[-1]
 
     def _read(self, start: int, stop: int, rows: slice, columns: slice) -> torch.Tensor:
         return self.frames[start:stop, :, rows, columns].clone()

@@ -26,7 +26,6 @@ class PairedClip(Clip):
     """
 
     def __init__(self, clean: Clip, noisy: Clip) -> None:
-        super().__init__(clean.name, clean.fps, clean.root)
         self.clean, self.noisy = clean, noisy
         if len(clean) != len(noisy):
             raise DataError(
@@ -34,7 +33,7 @@ class PairedClip(Clip):
                 "each noisy frame needs its clean one"
             )
         if isinstance(clean, FrameClip) and isinstance(noisy, FrameClip):
-            for one, other in zip(clean.paths, noisy.paths):
+            for one, other in zip(clean.files, noisy.files):
                 if one.stem != other.stem:
                     raise DataError(
                         f"noisy frame {other} stands where the clean frame is {one}: the pictures of a pair "
@@ -46,19 +45,8 @@ class PairedClip(Clip):
                 f"{_first(noisy)} is {columns}x{rows}, but the clean {_first(clean)} is {width}x{height}: "
                 "the recordings of a pair have one size"
             )
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """The frames' height and width."""
-        return self.clean.size
-
-    @property
-    def files(self) -> list[Path]:
-        """The files of both."""
-        return [*self.clean.files, *self.noisy.files]
+        files = [*clean.files, *noisy.files]
+        super().__init__(clean.name, len(clean), clean.size, clean.fps, clean.root, files)
 
     def _read(self, start: int, stop: int, rows: slice, columns: slice) -> torch.Tensor:
         return self.clean._read(start, stop, rows, columns)
@@ -114,7 +102,7 @@ def pair_up(clean: Sequence[Clip], noisy: Sequence[Clip], places: tuple[Path, Pa
 def _is_one(clips: Sequence[Clip], root: Path) -> bool:
     """Whether a place is itself one sequence: a video file, or a folder of frames."""
     return root.is_file() or (
-        len(clips) == 1 and isinstance(clips[0], FrameClip) and clips[0].paths[0].parent == root
+        len(clips) == 1 and isinstance(clips[0], FrameClip) and clips[0].files[0].parent == root
     )
 
 

@@ -98,12 +98,12 @@ def _open_davis(root: Path, split: str | None) -> list[Clip]:
 
 def _davis_clip(folder: Path, root: Path) -> Clip:
     clip = _frame_clip(folder.name, folder, root)
-    numbers = [path.stem for path in clip.paths]
+    numbers = [path.stem for path in clip.files]
     # A frame that is missing would pass for fast motion, so a gap in the numbers is an error.
     for i, number in enumerate(numbers):
         if not number.isdigit() or int(number) != int(numbers[0]) + i:
             missing = f"{int(numbers[0]) + i:0{len(numbers[0])}d}" if numbers[0].isdigit() else "00000"
-            raise DataError(f"sequence {folder}: expected frame {missing}, found {clip.paths[i].name}")
+            raise DataError(f"sequence {folder}: expected frame {missing}, found {clip.files[i].name}")
     return clip
 
 

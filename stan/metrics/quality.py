@@ -36,9 +36,7 @@ def psnr(clean: Tensor, output: Tensor) -> Tensor:
 
 
 def psnr_rounded(clean: Tensor, output: Tensor) -> Tensor:
-    """:func:`psnr` of the output as an 8-bit file stores it: clamped, then rounded to whole steps of
-    1/255.
-    """
+    """:func:`psnr` of the output as an 8-bit file stores it: clamped, then rounded to whole steps of 1/255."""
     return _psnr(clean, output, rounded=True)
 
 

@@ -138,9 +138,7 @@ def subband(frames: Tensor) -> Tensor:
 
 
 def _response(size: tuple[int, int], device: torch.device) -> Tensor:
-    """Frequency response of the band, finer levels included, on the decimated grid: imaginary and odd in
-    y.
-    """
+    """Frequency response of the band, finer levels included, on the decimated grid: imaginary and odd in y."""
     fy = torch.fft.fftfreq(size[0], dtype=torch.float64, device=device)[:, None] * 2
     fx = torch.fft.rfftfreq(size[1], dtype=torch.float64, device=device)[None, :] * 2
     radius = torch.hypot(fy, fx)  # 1 is the highest frequency along an axis of the decimated grid
@@ -153,9 +151,8 @@ def _response(size: tuple[int, int], device: torch.device) -> Tensor:
 
 
 def _mirror(length: int, device: torch.device) -> Tensor:
-    """Indices of a line of pixels with its mirror image (about the border pixel) on both sides; the count
-    suits the transform.
-    """
+    """Indices of a line of pixels with its mirror image (about the border pixel) on both sides; the count suits the
+    transform."""
     total = length + 2 * _MARGIN
     total = next(n for n in range(-(-total // 16) * 16, 2 * total + 16, 16) if _smooth(n))
     index = (torch.arange(total, device=device) - _MARGIN) % (2 * length - 2)

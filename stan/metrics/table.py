@@ -35,12 +35,8 @@ def _strred_both(clean: Tensor, output: Tensor) -> Tensor:
     return torch.stack([term for terms in strred_terms(clean, output, (255.0, 1.0)) for term in terms], 1)
 
 
-def _at_255(values: Tensor) -> float:
-    return combine(Terms(*values.T.contiguous()[:2]))
-
-
-def _at_1(values: Tensor) -> float:
-    return combine(Terms(*values.T.contiguous()[2:]))
+def _score(values: Tensor) -> float:
+    return combine(Terms(*values.T.contiguous()))
 
 
 def _three_digits(value: float) -> str:
@@ -89,11 +85,11 @@ add(Metric(
 ))
 add(Metric(
     "strred", "ST-RRED", "Soundararajan and Bovik 2013, with luma in [0, 255]; lower is better",
-    _three_digits, "", "lower", _strred_both, reduce=_at_255, shown="tables",
+    _three_digits, "", "lower", _strred_both, reduce=lambda values: _score(values[:, :2]), shown="tables",
 ))
 add(Metric(
     "strred_unit", "ST-RRED, peak 1", "ST-RRED with luma in [0, 1]; lower is better",
-    ".4f", "", "lower", _strred_both, reduce=_at_1,
+    ".4f", "", "lower", _strred_both, reduce=lambda values: _score(values[:, 2:]),
 ))
 add(_noisy("strred"))
 add(Metric(

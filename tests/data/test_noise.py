@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stan.data.noise import NumpyRandom, TorchRandom, build, entropy, names
+from stan.data.noise import NumpyRandom, TorchRandom, build, entropy
 from stan.errors import ConfigError
+from stan.registry import noises
 
 KINDS = ["gaussian", "gaussian_clipped", "gaussian_rounded", "correlated", "poisson_gaussian", "poisson"]
 SHAPE = (4, 3, 80, 80)
@@ -38,7 +39,7 @@ def ramp(*shape: int) -> torch.Tensor:
 
 
 def test_names() -> None:
-    assert set(names()) == {*KINDS, "footage"}  # footage has its own tests
+    assert set(noises) == {*KINDS, "footage"}  # footage has its own tests
 
 
 def test_gaussian_is_clean_plus_sigma_times_pcg64() -> None:

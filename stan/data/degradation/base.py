@@ -101,9 +101,6 @@ class Denoise(Degradation):
 
     word = "noisy"
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def _degrade(self, clean: Tensor, random: Random) -> Tensor:
         return clean
 

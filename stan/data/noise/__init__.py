@@ -8,7 +8,7 @@ noisy = noise(clean, sigma, TorchRandom(device, seed, step, rank))
 from __future__ import annotations
 
 from stan.data.noise.footage import Footage as Footage
-from stan.data.noise.kinds import Noise, build, names
+from stan.data.noise.kinds import Noise, build
 from stan.data.noise.random import Key, NumpyRandom, PerClip, Random, TorchRandom, entropy
 from stan.data.noise.sigma import SigmaRange, parse_levels, parse_sigma
 
@@ -22,7 +22,6 @@ __all__ = [
     "TorchRandom",
     "build",
     "entropy",
-    "names",
     "parse_levels",
     "parse_sigma",
 ]

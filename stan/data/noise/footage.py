@@ -62,10 +62,9 @@ class Footage(Noise):
         choice = random.fresh("choice")
         ratio = torch.full(clips, self.most_chroma, device=clean.device)
         if self.least_chroma < self.most_chroma:
-            ratio = self.least_chroma + choice.uniform(clips).to(clean.device) * (
-                self.most_chroma - self.least_chroma
-            )
-        chroma = random.stream("chroma").normal(coarse).to(clean.device) * _for_clips(ratio)
+            spread = self.most_chroma - self.least_chroma
+            ratio = self.least_chroma + choice.uniform(clips).to(clean.device) * spread
+        chroma = random.stream("chroma").normal(coarse).to(clean.device) * ratio.reshape(*clips, 1, 1, 1, 1)
         chosen = choice.uniform(clips).to(clean.device) < self.share
         centred = choice.uniform(clips).to(clean.device) < 0.5
         # Only for the clips that get it, and only on the grid that each has.
@@ -86,8 +85,3 @@ def _coloured(white: torch.Tensor, chroma: torch.Tensor, centred: bool) -> torch
     cb, cr = chroma_to_luma_grid(chroma, height, width, centred).unbind(-3)
     planes = [luma + 1.402 * cr, luma - 0.344136 * cb - 0.714136 * cr, luma + 1.772 * cb]
     return LUMA_GAIN * torch.stack(planes, -3)
-
-
-def _for_clips(values: torch.Tensor) -> torch.Tensor:
-    """One value for each clip, broadcast over its `(T, C, H, W)`."""
-    return values.reshape(*values.shape, 1, 1, 1, 1)

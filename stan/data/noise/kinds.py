@@ -119,8 +119,7 @@ class RoundedGaussian(ClippedGaussian):
 
     def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
         levels = (super()._add(clean, std, random) * 255).round()
-        # A quotient of tensors: CUDA replaces division by a number with a product, which is off by the last
-        # bit.
+        # A quotient of tensors: CUDA replaces division by a number with a product, which is off by the last bit.
         return levels / torch.full_like(levels[..., :1], 255)
 
 
@@ -192,11 +191,6 @@ class Poisson(PoissonGaussian):
 
     def __init__(self) -> None:
         Noise.__init__(self)
-
-
-def names() -> list[str]:
-    """List the kinds of noise that `build` knows."""
-    return noises.names()
 
 
 def build(kind: str, **settings: Any) -> Noise:

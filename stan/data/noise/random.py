@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -52,28 +52,37 @@ def _spell(part: Key) -> str:
     raise TypeError(f"a random key holds numbers and strings, not {type(part).__name__} {part!r}")
 
 
-class Random(Protocol):
+class Random(ABC):
     """What noise needs of a source of random numbers. All draws are float32 tensors on `device`."""
 
-    device: torch.device
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._streams: dict[str, Random] = {}
 
+    @abstractmethod
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw standard normal numbers."""
 
+    @abstractmethod
     def uniform(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw uniform numbers in [0, 1)."""
 
+    @abstractmethod
     def poisson(self, rate: torch.Tensor) -> torch.Tensor:
         """Draw one Poisson count for each rate (any shape, not negative)."""
 
     def stream(self, name: str) -> Random:
-        """Give the independent source with `name` added to the key; the same object at every call."""
+        """Give the independent source with `name` added to the key; its draws go on where the last ones stopped."""
+        if name not in self._streams:
+            self._streams[name] = self.fresh(name)
+        return self._streams[name]
 
+    @abstractmethod
     def fresh(self, name: str) -> Random:
         """Give the same source at its beginning, at every call: for what a clip given in pieces must share."""
 
 
-class TorchRandom:
+class TorchRandom(Random):
     """Draws on a device with a `torch.Generator` of its own.
 
     The same key gives the same numbers on the same kind of device; CPU and CUDA differ from each other.
@@ -85,11 +94,10 @@ class TorchRandom:
     """
 
     def __init__(self, device: torch.device | str, *key: Key) -> None:
-        self.device = torch.device(device)
+        super().__init__(torch.device(device))
         self.key = key
         words = entropy(*key)
         self.generator = torch.Generator(self.device).manual_seed(words[0] | (words[1] & 0x7FFFFFFF) << 32)
-        self._streams: dict[str, TorchRandom] = {}
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw standard normal numbers of the given shape."""
@@ -103,18 +111,12 @@ class TorchRandom:
         """Draw one Poisson count for each rate (any shape, not negative); counts as float32."""
         return torch.poisson(rate.to(self.device, torch.float32), generator=self.generator)
 
-    def stream(self, name: str) -> TorchRandom:
-        """Give the independent source with `name` added to the key; the same object at every call."""
-        if name not in self._streams:
-            self._streams[name] = self.fresh(name)
-        return self._streams[name]
-
     def fresh(self, name: str) -> TorchRandom:
         """Give the same source at its beginning, at every call."""
         return TorchRandom(self.device, *self.key, name)
 
 
-class PerClip:
+class PerClip(Random):
     """One source for each clip of a batch: what a clip gets depends on its own key, not on its neighbours.
 
     Every draw must have the batch as its first axis.
@@ -124,8 +126,8 @@ class PerClip:
     """
 
     def __init__(self, sources: Sequence[Random]) -> None:
+        super().__init__(sources[0].device)
         self.sources = list(sources)
-        self.device = self.sources[0].device
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw standard normal numbers of the given shape `(B, ...)`."""
@@ -153,23 +155,22 @@ class PerClip:
         return self.sources
 
 
-class NumpyRandom:
+class NumpyRandom(Random):
     """Draws on the CPU with numpy's PCG64, seeded by `numpy.random.SeedSequence` from the SHA-256 of the key.
 
     The numbers depend on the key alone. They are made one after the other by a single thread in float64 and
     rounded to float32 at the end, so that a last-bit difference between C libraries does not show. Drawing a
-    clip in pieces gives the same numbers as
-    drawing it at once: the first ten frames of a long draw are the draw of ten frames.
+    clip in pieces gives the same numbers as drawing it at
+    once: the first ten frames of a long draw are the draw of ten frames.
 
     Args:
         key: integers, finite floats and strings; see `entropy`.
     """
 
     def __init__(self, *key: Key) -> None:
-        self.device = torch.device("cpu")
+        super().__init__(torch.device("cpu"))
         self.key = key
         self.generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy(*key))))
-        self._streams: dict[str, NumpyRandom] = {}
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw standard normal numbers of the given shape."""
@@ -191,12 +192,6 @@ class NumpyRandom:
                 self.generator.poisson(piece).astype(np.float32)
             )
         return out
-
-    def stream(self, name: str) -> NumpyRandom:
-        """Give the independent source with `name` added to the key; the same object at every call."""
-        if name not in self._streams:
-            self._streams[name] = self.fresh(name)
-        return self._streams[name]
 
     def fresh(self, name: str) -> NumpyRandom:
         """Give the same source at its beginning, at every call."""

@@ -20,8 +20,7 @@ _LOOKS_LIKE_RANGE = re.compile(rf"\s*({_NUMBER})\s*(?:-|:|,|to|\.\.\.)\s*({_NUMB
 
 @dataclass(frozen=True)
 class SigmaRange:
-    """The noise levels to draw from, in 8-bit units: a continuous range, or a list of levels taken with equal
-    chance.
+    """The noise levels to draw from, in 8-bit units: a continuous range, or a list of levels taken with equal chance.
 
     Attributes:
         low, high: smallest and largest level.
@@ -84,53 +83,34 @@ def parse_levels(value: Any, name: str, low: float, high: float, unit: str = "")
     Raises:
         ConfigError: as `parse_sigma`.
     """
-    return _Notation(name, low, high, unit).parse(value)
+    within = f"{unit} from {low:g} to {high:g}".lstrip()
+    way_out = f"write a number (30), a list ([10, 30, 50]) or a range (0..50), {within}"
 
-
-@dataclass(frozen=True)
-class _Notation:
-    """How levels of one sort are written: their name, bounds and unit."""
-
-    name: str
-    low: float
-    high: float
-    unit: str
-
-    def parse(self, value: Any) -> SigmaRange:
-        if isinstance(value, str):
-            if match := _RANGE.fullmatch(value):
-                low, high = (self._level(end, value) for end in match.groups())
-                if low > high:
-                    raise ConfigError(f"{self.name}={value!r} runs from high to low: write {high:g}..{low:g}")
-                return SigmaRange(low, high, (low,) if low == high else None)
-            if match := _LOOKS_LIKE_RANGE.fullmatch(value):
-                raise ConfigError(
-                    f"{self.name}={value!r} is not understood: write {match[1]}..{match[2]} for a range"
-                )
-            text = value.strip()
-            if text.startswith("[") and text.endswith("]"):
-                return self.parse([item for item in text[1:-1].split(",") if item.strip()])
-        listed = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-        if not listed:
-            raise ConfigError(f"{self.name} is an empty list: {self._way_out}")
-        levels = tuple(self._level(item, value) for item in listed)
-        return SigmaRange(min(levels), max(levels), levels)
-
-    @property
-    def _way_out(self) -> str:
-        unit = f", {self.unit} from" if self.unit else ", from"
-        return f"write a number (30), a list ([10, 30, 50]) or a range (0..50){unit} {self.low:g} to {self.high:g}"
-
-    def _level(self, item: object, whole: object) -> float:
+    def level(item: object) -> float:
         if isinstance(item, bool) or not isinstance(item, (int, float, str)):
-            raise ConfigError(f"{self.name}={whole!r} is not understood: {self._way_out}")
+            raise ConfigError(f"{name}={value!r} is not understood: {way_out}")
         try:
-            level = float(item)
+            found = float(item)
         except ValueError:
-            raise ConfigError(f"{self.name}={whole!r} is not understood: {self._way_out}") from None
-        if not (math.isfinite(level) and self.low <= level <= self.high):
-            unit = f"{self.unit} " if self.unit else ""
-            raise ConfigError(
-                f"{self.name}={whole!r} is out of range: levels are {unit}from {self.low:g} to {self.high:g}"
-            )
-        return level
+            raise ConfigError(f"{name}={value!r} is not understood: {way_out}") from None
+        if not (math.isfinite(found) and low <= found <= high):
+            raise ConfigError(f"{name}={value!r} is out of range: levels are {within}")
+        return found
+
+    if isinstance(value, str):
+        if match := _RANGE.fullmatch(value):
+            first, last = map(level, match.groups())
+            if first > last:
+                raise ConfigError(f"{name}={value!r} runs from high to low: write {last:g}..{first:g}")
+            return SigmaRange(first, last, (first,) if first == last else None)
+        if match := _LOOKS_LIKE_RANGE.fullmatch(value):
+            raise ConfigError(f"{name}={value!r} is not understood: write {match[1]}..{match[2]} for a range")
+        text = value.strip()
+        if text.startswith("[") and text.endswith("]"):
+            items = [item for item in text[1:-1].split(",") if item.strip()]
+            return parse_levels(items, name, low, high, unit)
+    listed = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+    if not listed:
+        raise ConfigError(f"{name} is an empty list: {way_out}")
+    levels = tuple(map(level, listed))
+    return SigmaRange(min(levels), max(levels), levels)

@@ -157,7 +157,10 @@ def _check_room(root: Path, settings: Settings) -> None:
 
 def is_complete(root: Path, settings: Settings) -> bool:
     """Whether `root` holds the data set of these settings, with all its frames."""
-    if _record(root) != asdict(settings):
+    try:
+        if json.loads((root / RECORD).read_text()) != asdict(settings):
+            return False
+    except (OSError, ValueError):
         return False
     lists = [root / DAVIS_LISTS / f"{split}.txt" for split in ("train", "val")]
     names = [name for path in lists for name in path.read_text().split()]
@@ -226,10 +229,3 @@ def _clear(root: Path) -> None:
     record.unlink(missing_ok=True)
     for part in (DAVIS_FRAMES.parts[0], DAVIS_LISTS.parts[0], _FLOW.parts[0]):
         shutil.rmtree(root / part, ignore_errors=True)
-
-
-def _record(root: Path) -> dict[str, int] | None:
-    try:
-        return json.loads((root / RECORD).read_text())
-    except (OSError, ValueError):
-        return None

@@ -24,8 +24,7 @@ class SyntheticClip:
     Attributes:
         name: the sequence's name.
         frames: `(T, 3, H, W)` uint8.
-        forward: `(T, 2, H, W)` float32, (dx, dy) in pixels to where the point is in the next frame; zero in
-        the last.
+        forward: `(T, 2, H, W)` float32, (dx, dy) in pixels to where the point is in the next frame; zero in the last.
         backward: the same to the frame before; zero in the first.
         occluded_forward: `(T, H, W)` bool: the point is hidden or out of the picture in the next frame; true
             in the last.
@@ -45,7 +44,7 @@ class SyntheticClip:
         return TensorClip(self.name, self.frames)
 
 
-def render(scene: Scene, name: str | None = None) -> SyntheticClip:
+def render(scene: Scene, name: str) -> SyntheticClip:
     """Render a scene.
 
     Each pixel is the mean of 3 x 3 samples, as a sensor collects light over its area; samples are
@@ -54,7 +53,7 @@ def render(scene: Scene, name: str | None = None) -> SyntheticClip:
     frames = torch.stack([_frame(scene, t) for t in range(scene.frames)])
     forward, hidden_forward = _truth(scene, +1)
     backward, hidden_backward = _truth(scene, -1)
-    return SyntheticClip(name or scene.name, frames, forward, backward, hidden_forward, hidden_backward)
+    return SyntheticClip(name, frames, forward, backward, hidden_forward, hidden_backward)
 
 
 def _frame(scene: Scene, t: int) -> torch.Tensor:

@@ -1,5 +1,4 @@
-"""YUV and RGB: the matrices, code ranges and chroma grids of video files, invertible to less than one code
-value.
+"""YUV and RGB: the matrices, code ranges and chroma grids of video files, invertible to less than one code value.
 
 All values are unclipped float32: nominal RGB and Y' lie in [0, 1], Cb and Cr in [-0.5, 0.5]. A camera's code
 values may lie outside the RGB cube (noise often does); they are carried through, not cut, so that going to

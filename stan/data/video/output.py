@@ -23,9 +23,8 @@ def open_output(
     """Begin to write ``output``.
 
     Args:
-        output: a video by its ending (`CONTAINERS`); a picture by its ending if the source has one frame;
-            else a folder, to
-            which a name without an ending, with a slash behind it, or of an existing folder points.
+        output: a video by its ending (`CONTAINERS`); a picture by its ending if the source has one frame; else
+            a folder, to which a name without an ending, with a slash behind it, or of an existing folder points.
         source: whose streams, metadata and properties are kept.
         settings: how.
 

@@ -48,7 +48,9 @@ class PicturesClip(Clip):
         first = read_picture(self.paths[0])
         self._shape, self._dtype = first.shape, first.dtype
         rate = frame_rate(fps)
-        super().__init__(name or self.paths[0].parent.name, float(rate))
+        super().__init__(
+            name or self.paths[0].parent.name, len(paths), (first.shape[0], first.shape[1]), float(rate)
+        )
         self.properties = Properties(
             height=first.shape[0],
             width=first.shape[1],
@@ -59,14 +61,6 @@ class PicturesClip(Clip):
             codec=self.paths[0].suffix.lstrip(".").lower(),
             float_samples=first.dtype == np.float32,
         )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self._shape[0], self._shape[1]
 
     def _read(self, start: int, stop: int, rows: slice, columns: slice) -> Tensor:
         return torch.stack([to_uint8(frame.rgb[:, rows, columns]) for frame in self.frames(start, stop)])

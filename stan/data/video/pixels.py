@@ -30,18 +30,7 @@ from stan.errors import VideoError
 # libswscale: SWS_POINT, SWS_ACCURATE_RND, SWS_BITEXACT (as numbers, for PyAV 17 does not name the last two)
 _EXACT = 0x10 | 0x40000 | 0x80000
 _SUBSAMPLING = {(0, 0): "444", (1, 0): "422", (1, 1): "420", (0, 1): "440", (2, 0): "411", (2, 2): "410"}
-_YUV_BITS = {
-    "444": (8, 9, 10, 12, 14, 16),
-    "422": (8, 9, 10, 12, 14, 16),
-    "420": (8, 9, 10, 12, 14, 16),
-    "440": (8, 10, 12),
-    "411": (8,),
-    "410": (8,),
-}
-_YUVA_BITS = {"444": (8, 9, 10, 12, 16), "422": (8, 9, 10, 12, 16), "420": (8, 9, 10, 16)}
-_RGB_BITS = (8, 9, 10, 12, 14, 16)
-_RGBA_BITS = (8, 10, 12, 14, 16)
-_GREY_BITS = (8, 9, 10, 12, 14, 16)
+_DEPTHS = (8, 9, 10, 12, 14, 16)
 
 
 @dataclass(frozen=True)
@@ -70,8 +59,18 @@ class PixelFormat:
         return f"gray{suffix}"
 
 
-def _at_least(bits: int, known: tuple[int, ...]) -> int:
-    return next((b for b in known if b >= bits), known[-1])
+def _format(name: str) -> av.VideoFormat | None:
+    try:
+        return av.VideoFormat(name, 64, 64)
+    except ValueError:
+        return None
+
+
+def _least(family: str, bits: int, subsampling: str = "", alpha: bool = False) -> PixelFormat:
+    """The format of at least ``bits`` that FFmpeg has and holds least beyond; else the deepest."""
+    formats = [PixelFormat(family, depth, subsampling, alpha) for depth in _DEPTHS]
+    known = [held for held in formats if _format(held.planar)]
+    return next((held for held in known if held.bits >= bits), known[-1])
 
 
 @lru_cache(maxsize=256)
@@ -81,10 +80,8 @@ def describe(name: str) -> PixelFormat:
     Raises:
         VideoError: a format that is no picture in memory (hardware surfaces, raw Bayer mosaics, floats).
     """
-    try:
-        fmt = av.VideoFormat(name, 64, 64)
-    except ValueError:
-        raise VideoError(f"unknown pixel format {name!r}: ffmpeg -pix_fmts lists them") from None
+    if (fmt := _format(name)) is None:
+        raise VideoError(f"unknown pixel format {name!r}: ffmpeg -pix_fmts lists them")
     if not fmt.components or fmt.is_bayer or "f32" in name or "f16" in name or name.startswith("xyz"):
         raise VideoError(
             f"pixel format {name} is not supported: convert the video to yuv or rgb of 8 to 16 bits first"
@@ -94,16 +91,13 @@ def describe(name: str) -> PixelFormat:
     alpha = any(c.is_alpha for c in fmt.components)
     colours = [c for c in fmt.components if not c.is_alpha]
     bits = max(c.bits for c in fmt.components)
-    if len(colours) == 1:
-        return PixelFormat("grey", _at_least(bits, (8, 16) if alpha else _GREY_BITS), alpha=alpha)
-    if fmt.is_rgb:
-        return PixelFormat("rgb", _at_least(bits, _RGBA_BITS if alpha else _RGB_BITS), alpha=alpha)
+    if len(colours) == 1 or fmt.is_rgb:
+        return _least("rgb" if fmt.is_rgb else "grey", bits, alpha=alpha)
     shifts = ((64 // fmt.chroma_width(64)).bit_length() - 1, (64 // fmt.chroma_height(64)).bit_length() - 1)
     subsampling = _SUBSAMPLING.get(shifts, "444")
-    if alpha and subsampling not in _YUVA_BITS:
+    if alpha and subsampling not in ("444", "422", "420"):  # FFmpeg has no others with alpha
         subsampling = "444"
-    table = _YUVA_BITS if alpha else _YUV_BITS
-    return PixelFormat("yuv", _at_least(bits, table[subsampling]), subsampling, alpha)
+    return _least("yuv", bits, subsampling, alpha)
 
 
 class PictureDecoder:

@@ -46,6 +46,11 @@ class Properties:
     float_samples: bool = False
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the coded pictures."""
+        return self.height, self.width
+
+    @property
     def orientation(self) -> tuple[bool, bool, bool]:
         """(transpose, mirror x, mirror y): what a player does to the pictures, in this order."""
         if self.display_matrix is None:
@@ -72,8 +77,7 @@ def doubled(properties: Properties) -> Properties:
 
 
 def beside(frame: Frame, properties: Properties) -> Frame:
-    """A denoised frame with its noisy pixels on the left, as a player shows them; ``properties`` of the
-    source."""
+    """A denoised frame with its noisy pixels on the left, as a player shows them; ``properties`` of the source."""
     transposed, mirrored, _ = properties.orientation
     axis = -2 if transposed else -1
 

@@ -63,20 +63,8 @@ class VideoClip(Clip):
                 )
             self.damage.append(f"truncated: {self.index.declared}")
         self.properties = self._probe()
-        super().__init__(self.path.stem, float(self.properties.fps), root or self.path.parent)
-
-    def __len__(self) -> int:
-        return self.index.frames
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) of the coded pictures."""
-        return self.properties.height, self.properties.width
-
-    @property
-    def files(self) -> list[Path]:
-        """The video file."""
-        return [self.path]
+        fps, root = float(self.properties.fps), root or self.path.parent
+        super().__init__(self.path.stem, self.index.frames, self.properties.size, fps, root, [self.path])
 
     def _read(self, start: int, stop: int, rows: slice, columns: slice) -> Tensor:
         return torch.stack([to_uint8(frame.rgb[:, rows, columns]) for frame in self.frames(start, stop)])
@@ -145,10 +133,6 @@ class VideoClip(Clip):
         if frames != len(self):
             lines.append(f"{self.path}: {frames} of {len(self)} frames could be decoded")
         return lines
-
-    def close(self) -> None:
-        """Let go of the file; reading opens it again."""
-        self._session = None
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_session": None}

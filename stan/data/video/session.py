@@ -63,9 +63,7 @@ class Session:
         """Whether reading on is possible, and no slower than seeking to ``start``."""
         if self._owner != os.getpid() or self._next > start:
             return False
-        index = self._clip.index
-        at = bisect.bisect_right(index.keyframes, start) - 1
-        return at < 0 or index.keyframes[at] <= self._next or not index.pts
+        return self._key_before(start) <= self._next
 
     def number_of(self, frame: Frame) -> int:
         """The number of the frame that was just given out."""
@@ -83,13 +81,16 @@ class Session:
         return self._ready.popleft()
 
     def _seek(self, start: int) -> int:
+        key = self._key_before(start)
+        if key:
+            self._container.seek(self._clip.index.pts[key], stream=self._stream, backward=True)
+        return key
+
+    def _key_before(self, start: int) -> int:
+        """The frame that decoding begins with to reach ``start``; the first one where the file does not tell."""
         index = self._clip.index
         at = bisect.bisect_right(index.keyframes, start) - 1
-        if start == 0 or at <= 0 or not index.pts:
-            return 0
-        key = index.keyframes[at]
-        self._container.seek(index.pts[key], stream=self._stream, backward=True)
-        return key
+        return index.keyframes[at] if at > 0 and index.pts else 0
 
     def _take(self, packet: av.Packet) -> None:
         """Decode a packet of the video, or pass on another stream's."""
@@ -114,7 +115,7 @@ class Session:
 
     def _frame(self, picture: av.VideoFrame) -> Frame:
         number, properties = self._first + self._seen, self._clip.properties
-        size = properties.height, properties.width
+        size = properties.size
         if (picture.height, picture.width) != size:
             raise VideoError(
                 f"{self._clip.path}: frame {number} is {picture.width}x{picture.height} and the first "
