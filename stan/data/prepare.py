@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,11 @@ DAVIS_ARCHIVES = {
     "test-dev": "DAVIS-2017-test-dev-480p.zip",
 }
 _LISTS_OF = {"trainval": ["train", "val"], "test-dev": ["test-dev"]}
+_EXPECTED = {
+    "davis": f"DAVIS at 480p ({DAVIS_FRAMES}/<sequence>/<00000>.jpg)",
+    "set8": f"Set8 (a folder of PNG frames for each of {', '.join(SET8)})",
+    "folder": "frames or video files",
+}
 # Sequences and frames of the official lists; other lists of the same name are somebody's own.
 _DAVIS_COUNTS = {"train": (60, 4209), "val": (30, 1999), "test-dev": (30, 2086)}
 
@@ -97,7 +103,7 @@ def prepare(
         DataError: any of the things that can be wrong with a download, an archive, a layout or a frame.
             Damaged frames are all named.
     """
-    if kind not in ("davis", "set8", "folder"):
+    if kind not in _EXPECTED:
         raise ConfigError(f"unknown data kind {kind!r}: davis, set8 or folder can be prepared")
     root = Path(root).expanduser()
     if root.exists() and not root.is_dir():
@@ -246,9 +252,7 @@ def _place_folder(kind: str, source: Path, root: Path) -> None:
         def copy(old: Path, new: Path) -> None:
             temporary = scratch / "copy"
             if old.is_dir():
-                shutil.copytree(
-                    old, temporary, ignore=lambda _, names: [n for n in names if n.startswith(".")]
-                )
+                shutil.copytree(old, temporary, ignore=shutil.ignore_patterns(".*"))
             else:
                 shutil.copy2(old, temporary)
             temporary.replace(new)
@@ -268,19 +272,11 @@ def _wanted(kind: str, path: PurePosixPath) -> bool:
     return image or is_video(Path(path.name))
 
 
-def _expected(kind: str) -> str:
-    return {
-        "davis": f"DAVIS at 480p ({DAVIS_FRAMES}/<sequence>/<00000>.jpg)",
-        "set8": f"Set8 (a folder of PNG frames for each of {', '.join(SET8)})",
-        "folder": "frames or video files",
-    }[kind]
-
-
 def _move(kind: str, base: Path, root: Path, where: str, move: Callable[[Path, Path], object]) -> None:
     """Move or copy sequences and lists from below `base` to their places under `root`, one by one."""
     units = list(_units(kind, base))
     if not units:
-        raise DataError(f"{where} holds nothing of {_expected(kind)}")
+        raise DataError(f"{where} holds nothing of {_EXPECTED[kind]}")
     for old, relative in units:
         new = root / relative
         new.parent.mkdir(parents=True, exist_ok=True)
@@ -338,12 +334,8 @@ def _scratch(root: Path) -> Iterator[Path]:
     """Give an empty folder on the root's disk; removed at the end, as are those of killed processes."""
     for leftover in root.glob(".unpack-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    scratch = root / f".unpack-{os.getpid()}"
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=root, ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -7,7 +7,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,10 +25,11 @@ _CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db")
 
 @dataclass(frozen=True)
 class _Member:
-    """A plain file in an archive."""
+    """An entry of an archive; `kind` is a word for what it is, "file" or "folder" or worse."""
 
-    path: PurePosixPath
+    name: str
     size: int
+    kind: str
     entry: Any
 
 
@@ -59,9 +60,8 @@ def unpack(
             entry.
     """
     with _errors_told(archive), _opened(archive) as (members, read):
-        files = _checked(archive, members)
-        chosen = [member for member in files if wanted(member.path)]
-        need = sum(member.size for member in chosen)
+        chosen = {path: member for path, member in _checked(archive, members).items() if wanted(path)}
+        need = sum(member.size for member in chosen.values())
         if need > (free := free_space(target)):
             raise DataError(
                 f"{archive} unpacks to {need / 1e9:.2f} GB, and {target} has {free / 1e9:.2f} GB free"
@@ -69,35 +69,34 @@ def unpack(
         with frame_progress(
             f"unpacking {archive.name}", len(chosen), shown=progress, unit="files"
         ) as advance:
-            for member in chosen:
-                place = target.joinpath(*member.path.parts)
+            for path, member in chosen.items():
+                place = target / path
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with read(member.entry) as source, place.open("xb") as file:
-                    _copy(archive, member, source, file)
+                    _copy(archive, path, member.size, source, file)
                 advance(1)
     return len(chosen)
 
 
-def _copy(archive: Path, member: _Member, source: IO[bytes], file: IO[bytes]) -> None:
-    left = member.size
+def _copy(archive: Path, path: PurePosixPath, left: int, source: IO[bytes], file: IO[bytes]) -> None:
     while piece := source.read(1 << 20):
         left -= len(piece)
         if left < 0:
-            raise DataError(f"{archive} is refused: {member.path} holds more than it declares")
+            raise DataError(f"{archive} is refused: {path} holds more than it declares")
         file.write(piece)
     if left:
-        raise DataError(f"{archive} is damaged: {member.path} is cut short")
+        raise DataError(f"{archive} is damaged: {path} is cut short")
 
 
-def _checked(archive: Path, members: Iterator[tuple[str, int, str, Any]]) -> list[_Member]:
-    """Read the list of entries, `(name, size, kind, entry)` each, and refuse the archive if one is bad."""
+def _checked(archive: Path, members: Iterable[_Member]) -> dict[PurePosixPath, _Member]:
+    """The plain files among the entries, by path; refuse the archive if an entry is bad."""
     packed = archive.stat().st_size
     limit = max(_FREE_OF_SUSPICION, _MAX_RATIO * packed)
     files: dict[PurePosixPath, _Member] = {}
-    total = count = 0
-    for name, size, kind, entry in members:
-        count += 1
-        total += size
+    total = 0
+    for count, member in enumerate(members, 1):
+        name, kind = member.name, member.kind
+        total += member.size
         if count > _MAX_MEMBERS:
             raise DataError(f"{archive} is refused: more than {_MAX_MEMBERS} entries")
         if total > limit:
@@ -109,11 +108,11 @@ def _checked(archive: Path, members: Iterator[tuple[str, int, str, Any]]) -> lis
             continue
         if path in files or not path.parts:
             raise DataError(f"{archive} is refused: it holds {name!r} twice")
-        files[path] = _Member(path, size, entry)
+        files[path] = member
     for path in files:
         if clash := next((parent for parent in path.parents if parent in files), None):
             raise DataError(f"{archive} is refused: {str(clash)!r} is both a file and a folder")
-    return list(files.values())
+    return files
 
 
 def _safe_path(archive: Path, name: str) -> PurePosixPath:
@@ -129,11 +128,8 @@ def _safe_path(archive: Path, name: str) -> PurePosixPath:
     return path
 
 
-Opened = tuple[Iterator[tuple[str, int, str, Any]], Callable[[Any], IO[bytes]]]
-
-
 @contextmanager
-def _opened(archive: Path) -> Iterator[Opened]:
+def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[Any], IO[bytes]]]]:
     if archive.is_dir():
         raise DataError(f"archive {archive} is a folder: give what is unpacked already by --source {archive}")
     if not archive.is_file():
@@ -143,12 +139,13 @@ def _opened(archive: Path) -> Iterator[Opened]:
             yield _zip_members(archive, packed), packed.open
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as tarred:
-            yield _tar_members(tarred), lambda entry: _present(tarred.extractfile(entry))
+            extract: Any = tarred.extractfile  # None only of what is no plain file, and those are refused
+            yield _tar_members(tarred), extract
     else:
         raise DataError(f"{archive} is neither a zip nor a tar archive, or is cut short")
 
 
-def _zip_members(archive: Path, packed: zipfile.ZipFile) -> Iterator[tuple[str, int, str, Any]]:
+def _zip_members(archive: Path, packed: zipfile.ZipFile) -> Iterator[_Member]:
     for info in packed.infolist():
         if info.flag_bits & 1:
             raise DataError(f"{archive} is encrypted: unpack it yourself and give the folder by --source")
@@ -159,10 +156,10 @@ def _zip_members(archive: Path, packed: zipfile.ZipFile) -> Iterator[tuple[str, 
         elif info.create_system == 3 and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             kind = "link" if stat.S_ISLNK(mode) else "special file"
         # orig_filename is the name as stored; zipfile itself cuts names at a NUL.
-        yield info.orig_filename, info.file_size, kind, info
+        yield _Member(info.orig_filename, info.file_size, kind, info)
 
 
-def _tar_members(tarred: tarfile.TarFile) -> Iterator[tuple[str, int, str, Any]]:
+def _tar_members(tarred: tarfile.TarFile) -> Iterator[_Member]:
     for info in tarred:
         if info.isdir():
             kind = "folder"
@@ -170,12 +167,7 @@ def _tar_members(tarred: tarfile.TarFile) -> Iterator[tuple[str, int, str, Any]]
             kind = "link"
         else:
             kind = "file" if info.isreg() and not info.issparse() else "special file"
-        yield info.name, info.size, kind, info
-
-
-def _present(source: IO[bytes] | None) -> IO[bytes]:
-    assert source is not None  # extractfile gives None for what is not a plain file, and those are refused
-    return source
+        yield _Member(info.name, info.size, kind, info)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stan.data.degradation.base import Degradation, levels_within
 from stan.data.noise import Random, parse_levels
+from stan.data.noise.kinds import bell, filtered
 from stan.reflection import reflect
 from stan.registry import tasks
 
@@ -36,10 +37,7 @@ class Deblur(Degradation):
 
 
 def blurred(frames: Tensor, blur: float) -> Tensor:
-    """Frames `(T, 3, H, W)` uint8, blurred with a Gaussian of standard deviation `blur` pixels.
-
-    Sums go in a fixed order instead of by a convolution, whose order depends on the machine.
-    """
+    """Frames `(T, 3, H, W)` uint8, blurred with a Gaussian of standard deviation `blur` pixels."""
     taps = gaussian_taps(blur)
     reach = len(taps) // 2
     out = torch.empty_like(frames)
@@ -48,17 +46,12 @@ def blurred(frames: Tensor, blur: float) -> Tensor:
         for dim in (1, 2):
             side = x.shape[dim]
             index = torch.tensor(reflect(range(-reach, side + reach), side), device=x.device)
-            wide = x.index_select(dim, index)
-            x = wide.narrow(dim, 0, side) * taps[0]
-            for i, tap in enumerate(taps[1:], 1):
-                x = x + wide.narrow(dim, i, side) * tap
+            x = filtered(x.index_select(dim, index), dim, side, taps)
         out[t] = x.round().clamp(0, 255).to(torch.uint8)
     return out
 
 
 def gaussian_taps(blur: float) -> list[float]:
-    """Taps of a Gaussian, cut at 4 standard deviations, that sum to one; rounded to 12 digits, beyond which C
-    libraries may differ."""
-    reach = math.ceil(4 * blur)
-    taps = [math.exp(-0.5 * (i / blur) ** 2) for i in range(-reach, reach + 1)]
+    """Taps of a Gaussian that sum to one."""
+    taps = bell(blur)
     return [round(tap / math.fsum(taps), 12) for tap in taps]

@@ -137,19 +137,15 @@ class CorrelatedGaussian(Noise):
 
     def __init__(self, *, blur: Annotated[float, between(0, 10)] = 1.0) -> None:
         super().__init__(blur=blur)
-        self.taps = _gaussian_taps(blur)
+        taps = bell(blur)
+        norm = math.sqrt(math.fsum(tap * tap for tap in taps))  # white noise keeps its variance
+        self.taps = [round(tap / norm, 12) for tap in taps]
 
     def _add(self, clean: torch.Tensor, std: torch.Tensor, random: Random) -> torch.Tensor:
         reach = len(self.taps) - 1
         *lead, height, width = clean.shape
         white = random.normal((*lead, height + reach, width + reach)).to(clean.device)
-        # Sums in a fixed order instead of a convolution, whose order depends on the machine.
-        rows = white[..., :height, :] * self.taps[0]
-        for i, tap in enumerate(self.taps[1:], 1):
-            rows = rows + white[..., i : i + height, :] * tap
-        noise = rows[..., :width] * self.taps[0]
-        for i, tap in enumerate(self.taps[1:], 1):
-            noise = noise + rows[..., i : i + width] * tap
+        noise = filtered(filtered(white, -2, height, self.taps), -1, width, self.taps)
         return clean + noise * std
 
 
@@ -233,13 +229,19 @@ def _shot(clean: torch.Tensor, gain: torch.Tensor, random: Random) -> torch.Tens
     return torch.where(silent, clean, counts * gain)
 
 
-def _gaussian_taps(blur: float) -> list[float]:
-    """Taps of a Gaussian kernel, cut at 4 standard deviations, whose squares sum to one: white noise keeps
-    its variance.
-
-    Rounded to 12 digits, beyond which C libraries may differ.
-    """
+def bell(blur: float) -> list[float]:
+    """A Gaussian of deviation `blur` (pixels) and height 1, cut at 4 deviations. Round what is made of it to 12 digits,
+    beyond which C libraries may differ."""
     reach = math.ceil(4 * blur)
-    taps = [math.exp(-0.5 * (i / blur) ** 2) if blur else 1.0 for i in range(-reach, reach + 1)]
-    norm = math.sqrt(math.fsum(tap * tap for tap in taps))
-    return [round(tap / norm, 12) for tap in taps]
+    return [math.exp(-0.5 * (i / blur) ** 2) if blur else 1.0 for i in range(-reach, reach + 1)]
+
+
+def filtered(values: torch.Tensor, dim: int, size: int, taps: list[float]) -> torch.Tensor:
+    """The first `size` sums of neighbours along `dim`, weighted by `taps`.
+
+    In a fixed order instead of by a convolution, whose order depends on the machine.
+    """
+    out = values.narrow(dim, 0, size) * taps[0]
+    for i, tap in enumerate(taps[1:], 1):
+        out = out + values.narrow(dim, i, size) * tap
+    return out

@@ -174,24 +174,19 @@ class NumpyRandom(Random):
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw standard normal numbers of the given shape."""
-        return _in_pieces(tuple(shape), self.generator.standard_normal)
+        return _in_pieces(shape, lambda start, n: self.generator.standard_normal(n))
 
     def uniform(self, shape: Sequence[int]) -> torch.Tensor:
         """Draw uniform numbers in [0, 1) of the given shape."""
         # 24 random bits fill a float32 exactly: rounding a float64 could give 1.0.
-        return _in_pieces(tuple(shape), lambda n: self.generator.integers(0, 1 << 24, n) / (1 << 24))
+        return _in_pieces(shape, lambda start, n: self.generator.integers(0, 1 << 24, n) / (1 << 24))
 
     def poisson(self, rate: torch.Tensor) -> torch.Tensor:
         """Draw one Poisson count for each rate (any shape, not negative); counts as float32."""
-        rates = rate.detach().cpu().contiguous()
-        out = torch.empty(rates.shape, dtype=torch.float32)
-        flat_rates, flat_out = rates.view(-1), out.view(-1)
-        for start in range(0, flat_rates.numel(), _PIECE):
-            piece = flat_rates[start : start + _PIECE].double().numpy()
-            flat_out[start : start + _PIECE] = torch.from_numpy(
-                self.generator.poisson(piece).astype(np.float32)
-            )
-        return out
+        rates = rate.detach().cpu().flatten()
+        return _in_pieces(
+            rate.shape, lambda start, n: self.generator.poisson(rates[start : start + n].double().numpy())
+        )
 
     def fresh(self, name: str) -> NumpyRandom:
         """Give the same source at its beginning, at every call."""
@@ -201,11 +196,11 @@ class NumpyRandom(Random):
 _PIECE = 1 << 20
 
 
-def _in_pieces(shape: tuple[int, ...], draw: Callable[[int], np.ndarray]) -> torch.Tensor:
-    """Fill a float32 tensor from float64 draws without a second full-size array."""
-    out = torch.empty(shape, dtype=torch.float32)
+def _in_pieces(shape: Sequence[int], draw: Callable[[int, int], np.ndarray]) -> torch.Tensor:
+    """Fill a float32 tensor from draws (from where on, how many) without a second full-size array."""
+    out = torch.empty(tuple(shape), dtype=torch.float32)
     flat = out.view(-1)
     for start in range(0, flat.numel(), _PIECE):
         count = min(_PIECE, flat.numel() - start)
-        flat[start : start + count] = torch.from_numpy(draw(count).astype(np.float32))
+        flat[start : start + count] = torch.from_numpy(draw(start, count).astype(np.float32))
     return out

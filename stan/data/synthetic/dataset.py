@@ -121,7 +121,13 @@ def write_synthetic(
         )
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file: synthetic data needs a folder")
-    _check_room(root, settings)
+    need = (
+        (train + val) * frames * size[0] * size[1]
+    )  # a frame and its true flow take at least a byte a pixel
+    if need > (free := free_space(root)):
+        raise DataError(
+            f"the synthetic data set needs {need / 1e9:.2f} GB in {root}, with {free / 1e9:.2f} GB free"
+        )
     if is_complete(root, settings):
         return root
     _clear(root)
@@ -140,19 +146,6 @@ def write_synthetic(
 
 MOST_PIXELS = 1 << 27
 """Pixels of all frames of a sequence, which is rendered in memory at some 40 bytes each."""
-
-BYTES_A_PIXEL = 1
-"""At least what a frame and its true flow take on the disk."""
-
-
-def _check_room(root: Path, settings: Settings) -> None:
-    """Raise a DataError if the data set cannot fit on the disk."""
-    s = settings
-    need = (s.train + s.val) * s.frames * s.height * s.width * BYTES_A_PIXEL
-    if need > (free := free_space(root)):
-        raise DataError(
-            f"the synthetic data set needs {need / 1e9:.2f} GB in {root}, with {free / 1e9:.2f} GB free"
-        )
 
 
 def is_complete(root: Path, settings: Settings) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -161,11 +160,14 @@ class VideoWriter:
         """Streams for everything beside the video, by their index in the source; metadata and chapters."""
         copies: dict[int, av.stream.Stream] = {}
         with av.open(str(source.path), metadata_errors="replace") as given:
-            self._container.metadata.update(_foreign(given.metadata))
+            kept = {k: v for k, v in given.metadata.items() if k not in _OWN_METADATA}
+            self._container.metadata.update(kept)
             self._container.set_chapters(given.chapters())
             for stream in given.streams:
                 if stream.index == source.stream_index:
-                    self._stream.metadata.update(_foreign(stream.metadata))
+                    self._stream.metadata.update(
+                        {k: v for k, v in stream.metadata.items() if k not in _OWN_METADATA}
+                    )
                     self._stream.disposition = stream.disposition
                     continue
                 if isinstance(stream, av.VideoStream) and stream.disposition & Disposition.attached_pic:
@@ -176,8 +178,9 @@ class VideoWriter:
                         raise ValueError("attachments are Matroska's")  # FFmpeg itself notices too late
                     copy: Any = self._container.add_stream_from_template(stream, opaque=True)
                 except (av.error.FFmpegError, ValueError) as error:
+                    name = getattr(stream.codec_context, "name", None) or "unknown codec"
                     self.notes.append(
-                        f"the {stream.type} stream {stream.index} ({_codec_name(stream)}) is left out: "
+                        f"the {stream.type} stream {stream.index} ({name}) is left out: "
                         f"{self.path.suffix} cannot hold it ({str(error).splitlines()[0]}); .mkv holds most"
                     )
                     continue
@@ -189,7 +192,7 @@ class VideoWriter:
     def _add_cover(self, given: av.container.InputContainer, stream: av.VideoStream) -> None:
         """Copy a cover picture: one packet without a time, which FFmpeg gives out before all others."""
         suffix = self.path.suffix.lower()
-        codec = _codec_name(stream)
+        codec: str = getattr(stream.codec_context, "name", None) or "unknown codec"
         picture = b""
         if codec in _COVERS and suffix in (".mkv", ".mp4", ".m4v"):
             with suppress(av.error.FFmpegError, StopIteration):
@@ -221,15 +224,6 @@ class VideoWriter:
             action()
         except (av.error.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from None
-
-
-def _foreign(metadata: Mapping[str, str]) -> dict[str, str]:
-    """What is not our own container's to say."""
-    return {k: v for k, v in metadata.items() if k not in _OWN_METADATA}
-
-
-def _codec_name(stream: av.stream.Stream) -> str:
-    return getattr(stream.codec_context, "name", None) or "unknown codec"
 
 
 def _time(packet: av.Packet) -> Fraction:
