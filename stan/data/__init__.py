@@ -6,10 +6,9 @@ from stan.data.cache import MappedClip, cached
 from stan.data.clips import Clip, FrameClip, TensorClip
 from stan.data.pairs import PairedClip
 from stan.data.sampling import StepSampler, TrainingClips, TrainingPairs
-from stan.data.sources import SET8, open_clips
+from stan.data.sources import open_clips
 
 __all__ = [
-    "SET8",
     "Clip",
     "FrameClip",
     "MappedClip",

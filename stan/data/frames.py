@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import av
+import av.error
 import cv2
 import numpy as np
 
@@ -76,8 +78,6 @@ def _check_jpeg(path: Path, data: bytes, strict: bool) -> None:
         raise DataError(f"frame {path} is damaged: the JPEG file ends too early")
     if not strict:
         return
-    import av  # here, so that reading frames does not load FFmpeg
-
     decoder = av.CodecContext.create("mjpeg", "r")
     decoder.options = {"err_detect": "explode"}
     decoder.thread_count = 1

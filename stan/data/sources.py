@@ -13,6 +13,7 @@ from typing import TypeAlias
 from stan.data.clips import Clip, FrameClip
 from stan.data.frames import is_image, natural_key
 from stan.data.pairs import pair_up
+from stan.data.video.reader import VideoClip
 from stan.errors import ConfigError, DataError
 from stan.registry import layouts
 
@@ -199,7 +200,7 @@ def _open_folder(root: Path, split: str | None) -> list[Clip]:
             f"data.noisy={noisy}; or give the clean ones alone, data.root={clean}"
         )
     return [
-        _frame_clip(name, found[name], root) if found[name].is_dir() else _video_clip(found[name], root)
+        _frame_clip(name, found[name], root) if found[name].is_dir() else VideoClip(found[name], root)
         for name in names
     ]
 
@@ -208,11 +209,11 @@ def _open_folder(root: Path, split: str | None) -> list[Clip]:
 def _open_video(root: Path, split: str | None) -> list[Clip]:
     """A video file, or a folder of them."""
     if root.is_file():
-        return [_video_clip(root, root.parent)]
+        return [VideoClip(root, root.parent)]
     found = {path.stem: path for path in _videos(root)}
     if not found:
         raise DataError(f"data root {root} has no video files: {_found_in(root)}")
-    return [_video_clip(found[name], root) for name in _chosen(root, split, found, found)]
+    return [VideoClip(found[name], root) for name in _chosen(root, split, found, found)]
 
 
 @layouts.register("pairs")
@@ -254,12 +255,6 @@ def _pair(sequences: Iterable[Path]) -> tuple[Path, Path] | None:
                 if before + word in named:
                     return path, named[before + word]
     return None
-
-
-def _video_clip(path: Path, root: Path) -> Clip:
-    from stan.data.video import VideoClip  # here, so that reading images does not load FFmpeg
-
-    return VideoClip(path, root)
 
 
 def _frame_clip(name: str, folder: Path, root: Path) -> FrameClip:

@@ -7,7 +7,7 @@ Plain functions on (T, 3, H, W) videos in [0, 1], and the table of what an evalu
 
 from __future__ import annotations
 
-from stan.metrics.quality import flicker, psnr, psnr_raw, psnr_rounded, ssim
+from stan.metrics.quality import flicker, psnr, psnr_rounded, ssim
 from stan.metrics.record import Metric, mean
 from stan.metrics.strred import strred
 from stan.metrics.table import METRICS, add
@@ -19,7 +19,6 @@ __all__ = [
     "flicker",
     "mean",
     "psnr",
-    "psnr_raw",
     "psnr_rounded",
     "ssim",
     "strred",

@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates, minimum_filter
 
 from stan.data import open_clips
 from stan.data.synthetic import SyntheticClip, read_flow, synthetic_clips, write_synthetic
-from stan.data.synthetic.dataset import Settings, is_complete
+from stan.data.synthetic.dataset import RECORD, is_complete
 from stan.data.synthetic.photos import TRAIN, VAL, photo
 from stan.data.synthetic.scene import Outline
 from stan.errors import ConfigError, DataError
@@ -184,7 +184,7 @@ def test_writing_again_does_nothing_and_other_settings_replace(tmp_path: Path) -
     write_synthetic(root, **small)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")} == before
     next(iter(before)).unlink()
-    assert not is_complete(root, Settings(0, 24, 32, 2, 2, 1))
+    assert not is_complete(root, json.loads((root / RECORD).read_text()))
     write_synthetic(root, **small)
     assert len(list(root.rglob("*.jpg"))) == 6
     write_synthetic(root, **{**small, "train": 1, "seed": 3})

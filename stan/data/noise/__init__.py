@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from stan.data.noise.footage import Footage as Footage
 from stan.data.noise.kinds import Noise, build
-from stan.data.noise.random import Key, NumpyRandom, PerClip, Random, TorchRandom, entropy
+from stan.data.noise.random import NumpyRandom, PerClip, Random, TorchRandom, entropy
 from stan.data.noise.sigma import SigmaRange, parse_levels, parse_sigma
 
 __all__ = [
-    "Key",
     "Noise",
     "NumpyRandom",
     "PerClip",

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -19,6 +18,7 @@ from stan.data.sources import DAVIS_FRAMES, DAVIS_LISTS
 from stan.data.synthetic.photos import TRAIN, VAL
 from stan.data.synthetic.render import SyntheticClip, render
 from stan.data.synthetic.scene import make_scene
+from stan.data.video.pictures import write_picture
 from stan.errors import ConfigError, DataError
 from stan.files import free_space, replacing, write_text
 
@@ -27,19 +27,6 @@ _STARTED = f".{RECORD}.started"
 _FLOW = Path("Flow/480p")
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 97, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 _VERSION = 1  # of what the same settings give
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a written data set is made from; stored in its `synthetic.json`."""
-
-    seed: int
-    height: int
-    width: int
-    frames: int
-    train: int
-    val: int
-    version: int = _VERSION
 
 
 def synthetic_clips(
@@ -109,26 +96,26 @@ def write_synthetic(
         DataError: `root` holds other data, or scikit-image is installed without its photographs.
     """
     root = Path(root).expanduser()
-    settings = Settings(seed, *size, frames, train, val)
+    height, width = size
+    made = {"seed": seed, "height": height, "width": width, "frames": frames, "train": train, "val": val}
+    made["version"] = _VERSION
     if min(train, val) < 1:
         raise ConfigError(f"synthetic data needs at least one sequence a split, got train {train}, val {val}")
     if seed < 0:
         raise ConfigError(f"seed {seed} must be at least 0")
-    if frames * size[0] * size[1] > MOST_PIXELS:
+    if frames * height * width > MOST_PIXELS:
         raise ConfigError(
-            f"{frames} frames of {size[1]}x{size[0]} are more than a synthetic sequence can have, which is made in "
+            f"{frames} frames of {width}x{height} are more than a synthetic sequence can have, which is made in "
             f"memory: at most {MOST_PIXELS:,} pixels in all"
         )
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file: synthetic data needs a folder")
-    need = (
-        (train + val) * frames * size[0] * size[1]
-    )  # a frame and its true flow take at least a byte a pixel
+    need = (train + val) * frames * height * width  # a frame and its true flow take at least a byte a pixel
     if need > (free := free_space(root)):
         raise DataError(
             f"the synthetic data set needs {need / 1e9:.2f} GB in {root}, with {free / 1e9:.2f} GB free"
         )
-    if is_complete(root, settings):
+    if is_complete(root, made):
         return root
     _clear(root)
     with frame_progress("rendering", (train + val) * frames, shown=progress) as advance:
@@ -139,7 +126,7 @@ def write_synthetic(
                 names.append(clip.name)
                 advance(frames)
             write_text(root / DAVIS_LISTS / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    write_text(root / RECORD, json.dumps(asdict(settings), indent=1) + "\n")
+    write_text(root / RECORD, json.dumps(made, indent=1) + "\n")
     (root / _STARTED).unlink()
     return root
 
@@ -148,17 +135,17 @@ MOST_PIXELS = 1 << 27
 """Pixels of all frames of a sequence, which is rendered in memory at some 40 bytes each."""
 
 
-def is_complete(root: Path, settings: Settings) -> bool:
-    """Whether `root` holds the data set of these settings, with all its frames."""
+def is_complete(root: Path, made: dict[str, int]) -> bool:
+    """Whether `root` holds the data set made from these settings, those of its record, with all its frames."""
     try:
-        if json.loads((root / RECORD).read_text()) != asdict(settings):
+        if json.loads((root / RECORD).read_text()) != made:
             return False
     except (OSError, ValueError):
         return False
     lists = [root / DAVIS_LISTS / f"{split}.txt" for split in ("train", "val")]
     names = [name for path in lists for name in path.read_text().split()]
-    return len(names) == settings.train + settings.val and all(
-        len(list((root / DAVIS_FRAMES / name).glob("*.jpg"))) == settings.frames
+    return len(names) == made["train"] + made["val"] and all(
+        len(list((root / DAVIS_FRAMES / name).glob("*.jpg"))) == made["frames"]
         and (root / _FLOW / f"{name}.npz").is_file()
         for name in names
     )
@@ -192,11 +179,7 @@ def _write_clip(root: Path, clip: SyntheticClip) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for i, frame in enumerate(clip.frames):
-        bgr = np.ascontiguousarray(frame.permute(1, 2, 0).numpy()[..., ::-1])
-        done, data = cv2.imencode(".jpg", bgr, _JPEG)
-        if not done:
-            raise RuntimeError(f"OpenCV could not encode frame {i} of {clip.name}")
-        (temporary / f"{i:05d}.jpg").write_bytes(data.tobytes())
+        write_picture(temporary / f"{i:05d}.jpg", frame.permute(1, 2, 0).numpy(), _JPEG)
     temporary.replace(folder)
     with replacing(root / _FLOW / f"{clip.name}.npz") as file:
         np.savez_compressed(

@@ -17,7 +17,7 @@ from stan.data.video.codecs import OutputSettings
 from stan.data.video.output import open_output
 from stan.data.video.picture_writer import PictureWriter
 from stan.data.video.pictures import PicturesClip, find_pictures
-from stan.data.video.properties import CopiedPacket, Properties, beside
+from stan.data.video.properties import CopiedPacket, beside
 from stan.data.video.reader import VideoClip
 from stan.data.video.unfinished import usable_name
 from stan.data.video.writer import VideoWriter
@@ -29,11 +29,9 @@ __all__ = [
     "OutputSettings",
     "PictureWriter",
     "PicturesClip",
-    "Properties",
     "VideoClip",
     "VideoWriter",
     "beside",
-    "find_pictures",
     "open_output",
     "open_source",
 ]
