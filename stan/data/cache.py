@@ -43,10 +43,8 @@ class MappedClip(Clip):
     """A sequence in a cache file. Processes share its memory; pickling it passes the path alone.
 
     Args:
-        name: the sequence's name.
         path: a `.npy` file, uint8 `(T, 3, H, W)`, that is not changed in place.
         shape: the array's shape.
-        fps: frames per second, if known.
     """
 
     def __init__(

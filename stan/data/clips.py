@@ -110,7 +110,6 @@ class FrameClip(Clip):
     """A sequence of image files.
 
     Args:
-        name: the sequence's name.
         paths: the frames in order, at least one.
         root: folder of the data set; None: the frames' own folder.
     """
@@ -163,9 +162,7 @@ class TensorClip(Clip):
     """A sequence that is in memory already.
 
     Args:
-        name: the sequence's name.
         frames: `(T, 3, H, W)` uint8, T at least 1; not copied.
-        fps: frames per second, if known.
     """
 
     def __init__(self, name: str, frames: torch.Tensor, fps: float | None = None) -> None:

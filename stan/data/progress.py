@@ -22,13 +22,7 @@ from rich.progress import (
 def frame_progress(
     task: str, frames: int, *, shown: bool = True, unit: str = "frames"
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar while the block runs.
-
-    Args:
-        task: what is done.
-        frames: how many frames there are.
-        shown: whether to show it at all.
-        unit: what is counted, if not frames.
+    """Show a bar for `frames` frames (or whatever `unit` says) while the block runs.
 
     Yields:
         A function to call with the number done since the last call.

@@ -141,10 +141,6 @@ class PerClip(Random):
         """Draw one Poisson count for each rate `(B, ...)`, not negative."""
         return torch.stack([source.poisson(own) for source, own in zip(self._of(len(rate)), rate)])
 
-    def stream(self, name: str) -> PerClip:
-        """Give the independent sources with `name` added to each key; the same ones at every call."""
-        return PerClip([source.stream(name) for source in self.sources])
-
     def fresh(self, name: str) -> PerClip:
         """Give the same sources at their beginning, at every call."""
         return PerClip([source.fresh(name) for source in self.sources])

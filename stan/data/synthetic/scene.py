@@ -97,16 +97,8 @@ def make_scene(
     size: tuple[int, int],
     speed: float = 1.0,
 ) -> Scene:
-    """Make up a scene.
-
-    Args:
-        split: `train` or `val`; they share no photograph.
-        index: scenes go round the split's backgrounds.
-        random: all choices come from here.
-        frames: number of frames.
-        size: height and width of the video.
-        speed: all motion is multiplied by this.
-    """
+    """Make up a scene; all choices come from `random`, and the background from `index`: scenes go round those of the
+    split. The rest is as for `synthetic_clips`."""
     photos = {"train": TRAIN, "val": VAL}.get(split)
     if photos is None:
         raise ConfigError(f"synthetic split {split!r} is unknown: train or val")

@@ -69,17 +69,11 @@ def demux(
     salvage: bool = False,
 ) -> Generator[av.Packet, None, None]:
     """Packets of ``streams``, also the empty ones that flush decoders; a read error ends them or raises."""
-    packets = container.demux(*streams)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.error.FFmpegError, OSError) as error:
-            if salvage:
-                return
+    try:
+        yield from container.demux(*streams)
+    except (av.error.FFmpegError, OSError) as error:
+        if not salvage:
             raise VideoError(f"{path} cannot be read to its end: {reason_of(error)}") from None
-        if packet is None:
-            return
-        yield packet
 
 
 def scan(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Index:

@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from stan.data.video.colour import (
+    LIMITED,
     UNSPECIFIED,
     Colour,
     chroma_from_luma_grid,
@@ -124,8 +125,8 @@ class PictureDecoder:
         elif held.family == "rgb":
             green, blue, red = planes
             rgb = torch.stack((red, green, blue)) / float((1 << held.bits) - 1)
-        else:
-            offset, scale = _grey_scales(held.bits, colour)
+        else:  # grey is of full range unless tagged limited, as FFmpeg takes it
+            offset, scale = code_scales(held.bits, colour.range != LIMITED)[:2]
             rgb = ((planes[0] - offset) / scale).expand(3, -1, -1)
         return rgb, alpha
 
@@ -158,8 +159,8 @@ class PictureEncoder:
             red, green, blue = rgb
             for k, c in enumerate((green, blue, red)):  # FFmpeg's order of gbrp
                 _fill(room[k], c * peak, peak)
-        else:
-            offset, scale = _grey_scales(held.bits, colour)
+        else:  # grey is of full range unless tagged limited, as FFmpeg takes it
+            offset, scale = code_scales(held.bits, colour.range != LIMITED)[:2]
             _fill(room[0], rgb.mean(0) * scale + offset, peak)
         if held.alpha:
             _fill(room[-1], (torch.ones(height, width) if alpha is None else alpha) * peak, peak)
@@ -170,12 +171,6 @@ class PictureEncoder:
         frame.color_primaries = colour.primaries
         frame.color_trc = colour.transfer
         return frame
-
-
-def _grey_scales(bits: int, colour: Colour) -> tuple[float, float]:
-    """(offset, scale) of grey codes: full range unless tagged limited, as FFmpeg takes grey."""
-    offset, scale, _, _ = code_scales(bits, colour.range != 1)
-    return offset, scale
 
 
 def _codes(frame: av.VideoFrame) -> list[np.ndarray]:
