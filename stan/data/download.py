@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import time
 import urllib.error
@@ -165,14 +166,10 @@ def _one_try(
 def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
     """Give where the body starts in the file, and the file's size if the server tells."""
     if response.status == 206:
-        try:
-            unit, _, rest = response.headers["Content-Range"].partition(" ")
-            span, _, total = rest.partition("/")
-            if unit == "bytes":
-                return int(span.split("-")[0]), None if total == "*" else int(total)
-        except (AttributeError, ValueError):
-            pass
-        raise _Broken("the server's answer makes no sense (Content-Range)")
+        span = re.fullmatch(r"bytes (\d+)-.*/(?:\*|(\d+))", response.headers.get("Content-Range", ""))
+        if span is None:
+            raise _Broken("the server's answer makes no sense (Content-Range)")
+        return int(span[1]), int(span[2]) if span[2] else None
     length = response.headers.get("Content-Length")
     return 0, int(length) if length and length.isdigit() else None
 

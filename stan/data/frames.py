@@ -13,8 +13,6 @@ import numpy as np
 from stan.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_PNG_MAGIC = b"\x89PNG"
 
 
 def is_image(path: Path) -> bool:
@@ -54,9 +52,9 @@ def read_frame(path: Path, *, strict: bool = False) -> np.ndarray:
         raise DataError(f"frame {path} cannot be read: {error.strerror or error}") from None
     if not data:
         raise DataError(f"frame {path} is damaged: the file is empty")
-    if data.startswith(_JPEG_MAGIC):
+    if data.startswith(b"\xff\xd8\xff"):
         _check_jpeg(path, data, strict)
-    if data.startswith(_PNG_MAGIC) and b"IEND" not in data[-64:]:
+    if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
         raise DataError(f"frame {path} is damaged: the PNG file ends too early")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)

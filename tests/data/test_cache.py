@@ -9,8 +9,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -170,24 +168,24 @@ def test_a_damaged_frame_stops_the_build_and_leaves_nothing(make_davis: MakeDavi
     assert {p.suffix for p in (root / ".stan-cache").iterdir()} <= {".lock"}
 
 
-KILLED = """
-import os, signal, sys
-from stan.data import cached, open_clips
-from stan.data.clips import FrameClip
-frame = FrameClip.frame
-def deadly(self, index, *, strict=False):
-    if index == 30:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return frame(self, index, strict=strict)
-FrameClip.frame = deadly
-cached(open_clips("davis", sys.argv[1]))
-"""
+def _killed(root: Path) -> None:
+    frame = FrameClip.frame
+
+    def deadly(self: FrameClip, index: int, *, strict: bool = False) -> np.ndarray:
+        if index == 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return frame(self, index, strict=strict)
+
+    FrameClip.frame = deadly  # type: ignore[method-assign]
+    cached(open_clips("davis", root))
 
 
 def test_a_killed_build_leaves_nothing_under_its_final_name(make_davis: MakeDavis) -> None:
     root = make_davis({"dog": 40})
-    done = subprocess.run([sys.executable, "-c", KILLED, str(root)], timeout=120)
-    assert done.returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("fork").Process(target=_killed, args=(root,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
     left = {path.suffix for path in (root / ".stan-cache").iterdir()}
     assert left <= {".tmp", ".lock"}
     clips = open_clips("davis", root)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from stan.cli import main
 from stan.data import MappedClip, cached, open_clips
 from stan.data import prepare as prepare_module
 from stan.data.prepare import DAVIS_ARCHIVES, Prepared, davis_urls, prepare
 from stan.data.sources import SET8
 from stan.errors import ConfigError, DataError
+from tests.conftest import Completed
 from tests.data.conftest import MakeDavis, picture, save
 
 SEQUENCES = {"bear": 3, "cows": 2, "dog": 4}
@@ -279,25 +278,13 @@ def test_download_of_a_damaged_archive_is_removed(
     assert_same(root, official)
 
 
-def stan(*args: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process."""
-    return subprocess.run(
-        [sys.executable, "-c", "import sys; from stan.cli import main; sys.exit(main())", *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-
-
 def test_the_command_downloads_from_a_mirror(
-    official: Path, mirror: tuple[str, Path], tmp_path: Path
+    run_stan: Callable[..., Completed], official: Path, mirror: tuple[str, Path], tmp_path: Path
 ) -> None:
     url, folder = mirror
     zipped(official, folder / DAVIS_ARCHIVES["trainval"])
     root = tmp_path / "root"
-    done = stan("prepare", "davis", "--root", root, "--download", "--subset", "trainval", "--url", url)
-    assert done.returncode == 0, done.stderr
+    done = run_stan("prepare", "davis", "--root", root, "--download", "--subset", "trainval", "--url", url)
     assert "3 sequences, 9 frames, 64x48" in done.stdout
     assert "split val: 1 sequences" in done.stdout
     assert done.stderr == ""
@@ -305,20 +292,21 @@ def test_the_command_downloads_from_a_mirror(
     assert_same(root, official)
 
 
-def test_the_command_names_a_damaged_frame_and_exits_with_2(official: Path) -> None:
+def test_the_command_names_a_damaged_frame_and_exits_with_2(
+    official: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (official / "JPEGImages/480p/cows/00001.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
-    done = stan("prepare", "davis", "--root", official)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "cows/00001.jpg is damaged" in done.stderr
+    assert main(["prepare", "davis", "--root", str(official)]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "cows/00001.jpg is damaged" in said
 
 
-def test_the_command_makes_synthetic_data(tmp_path: Path) -> None:
+def test_the_command_makes_synthetic_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "synthetic"
-    size = ["--size", "48x32", "--frames", 2, "--train", 3, "--val", 1]
-    done = stan("prepare", "synthetic", "--root", root, *size)
-    assert done.returncode == 0, done.stderr
-    assert "4 sequences, 8 frames, 48x32" in done.stdout
+    size = ["--size", "48x32", "--frames", "2", "--train", "3", "--val", "1"]
+    assert main(["prepare", "synthetic", "--root", str(root), *size]) == 0
+    assert "4 sequences, 8 frames, 48x32" in capsys.readouterr().out
     (clip,) = open_clips("davis", root, "val")
     assert clip.size == (32, 48)
     assert np.ptp(clip.read().numpy()) > 100
