@@ -196,7 +196,13 @@ def _check_frames(
         for clip in clips:
             try:
                 if build:
-                    mapped = _cached(Cache(clip, cache), advance)
+                    own = Cache(clip, cache)
+                    if (mapped := own.find(verify=True)) is not None:
+                        advance(len(clip))
+                    else:
+                        check_room([own])
+                        mapped = own.store(advance, again=True)
+                    assert isinstance(mapped, MappedClip)
                     size, folder = size + mapped.path.stat().st_size, mapped.path.parent
                 else:
                     for _ in clip.decode():
@@ -210,16 +216,6 @@ def _check_frames(
         raise DataError(f"{count}: {listed} (remove the folders of these sequences and get them anew)")
     if build:
         prepared.cache = size, folder
-
-
-def _cached(cache: Cache, advance: Callable[[int], None]) -> MappedClip:
-    if (done := cache.find(verify=True)) is not None:
-        advance(len(cache.clip))
-    else:
-        check_room([cache])
-        done = cache.store(advance, again=True)
-    assert isinstance(done, MappedClip)
-    return done
 
 
 def _damaged_frames(clip: Clip) -> list[str]:

@@ -59,7 +59,6 @@ class Noise(ABC):
             TypeError: `clean` is not floating point.
             ValueError: a negative or NaN level, or a tensor of levels that does not fit `clean`.
         """
-        _check(clean)
         std = _spread(sigma, clean)
         # A number is divided in double precision and then rounded: what others will do who follow the page.
         std = std * (1 / 255) if isinstance(sigma, torch.Tensor) else torch.full_like(std, sigma / 255)
@@ -76,7 +75,6 @@ class Noise(ABC):
         Returns:
             `(..., T, 1, H, W)` float32, 8-bit units: the root mean square over the three channels.
         """
-        _check(video)
         level = _spread(sigma, video)
         gain = self._relative_variance(video.float().clamp(0, 1).mean(dim=-3, keepdim=True)).sqrt()
         return (level * gain).expand_as(gain)
@@ -198,15 +196,13 @@ def build(kind: str, **settings: Any) -> Noise:
     return noises.build(kind, **settings)
 
 
-def _check(video: torch.Tensor) -> None:
+def _spread(level: float | torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+    """Check both, and give the level as a float32 tensor on the video's device that broadcasts to the video."""
     if not video.is_floating_point():
         raise TypeError(f"noise needs a floating point video in [0, 1], got {video.dtype}")
     if video.dim() < 4 or video.shape[-3] != 3:
         raise ValueError(f"noise needs a video (..., T, 3, H, W), got shape {tuple(video.shape)}")
 
-
-def _spread(level: float | torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-    """Check a level and give it as a float32 tensor on the video's device that broadcasts to the video."""
     if not isinstance(level, torch.Tensor):
         if not (math.isfinite(level) and level >= 0):
             raise ValueError(f"sigma must be a level from 0 up in 8-bit units, got {level}")

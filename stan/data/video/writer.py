@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,7 @@ _OWN_METADATA = ("encoder", "major_brand", "minor_version", "compatible_brands",
 
 
 class VideoWriter:
-    """Encodes frames and copies packets into a temporary file, which takes its final name when it is
-    complete.
+    """Encodes frames and copies packets into a temporary file, which takes its final name when it is complete.
 
     The output has the source's time base, time stamps, pixel aspect, display matrix and metadata; the audio,
     subtitle and attachment streams of ``copied_from`` that its container can hold are copied as they are, cover
@@ -96,12 +96,12 @@ class VideoWriter:
         picture.pts = frame.pts
         picture.time_base = self.properties.time_base
         self._durations[frame.pts] = frame.duration
-        self._guarded(lambda: self._mux(self._stream.encode(picture)))
-        self.frames += 1
         now = frame.pts * self.properties.time_base
-        while self._waiting and _time(self._waiting[0]) <= now:
-            packet = self._waiting.popleft()
-            self._guarded(lambda packet=packet: self._container.mux_one(packet))
+        with self._guarded():
+            self._mux(self._stream.encode(picture))
+            self.frames += 1
+            while self._waiting and _time(self._waiting[0]) <= now:
+                self._container.mux_one(self._waiting.popleft())
 
     def finish(self, path: Path | None = None, *, complete: bool = True) -> Path:
         """Close the file and give it its final name, or ``path``; what was there is replaced.
@@ -111,16 +111,13 @@ class VideoWriter:
         Raises:
             VideoError: the disk is full or gone; nothing is left behind.
         """
-
-        def close() -> None:
-            self._mux(self._stream.encode(None))
-            while complete and self._waiting:
-                self._container.mux_one(self._waiting.popleft())
-            self._container.close()
-
         path = path or self.path
         try:
-            self._guarded(close)
+            with self._guarded():
+                self._mux(self._stream.encode(None))
+                while complete and self._waiting:
+                    self._container.mux_one(self._waiting.popleft())
+                self._container.close()
             self._file.take_name(path)
         except BaseException:
             self.discard()
@@ -219,9 +216,10 @@ class VideoWriter:
                 packet.duration = self._durations.pop(packet.pts, 0) or packet.duration
             self._container.mux_one(packet)
 
-    def _guarded(self, action: Any) -> None:
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            action()
+            yield
         except (av.error.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from None
 
