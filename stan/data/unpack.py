@@ -59,7 +59,7 @@ def unpack(
             of the target, a name twice, or far more data than its own size allows; or no room. Names the
             entry.
     """
-    with _errors_told(archive), _opened(archive) as (members, read):
+    with _opened(archive) as (members, read):
         chosen = {path: member for path, member in _checked(archive, members).items() if wanted(path)}
         need = sum(member.size for member in chosen.values())
         if need > (free := free_space(target)):
@@ -130,19 +130,29 @@ def _safe_path(archive: Path, name: str) -> PurePosixPath:
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[Any], IO[bytes]]]]:
+    """Give the entries of an archive and how one is read; what damaged archives raise within becomes one line."""
     if archive.is_dir():
         raise DataError(f"archive {archive} is a folder: give what is unpacked already by --source {archive}")
     if not archive.is_file():
         raise DataError(f"archive {archive} does not exist")
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as packed:
-            yield _zip_members(archive, packed), packed.open
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tarred:
-            extract: Any = tarred.extractfile  # None only of what is no plain file, and those are refused
-            yield _tar_members(tarred), extract
-    else:
-        raise DataError(f"{archive} is neither a zip nor a tar archive, or is cut short")
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                yield _zip_members(archive, packed), packed.open
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as tarred:
+                extract: Any = tarred.extractfile  # None only of what is no plain file, and those are refused
+                yield _tar_members(tarred), extract
+        else:
+            raise DataError(f"{archive} is neither a zip nor a tar archive, or is cut short")
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise DataError(f"archive {archive} is damaged: {error}") from None
+    except (NotImplementedError, RuntimeError) as error:  # how zipfile speaks of unknown compression
+        raise DataError(f"archive {archive} cannot be unpacked: {error}") from None
+    except OSError as error:
+        if error.errno is None:  # gzip.BadGzipFile, and bz2's own
+            raise DataError(f"archive {archive} is damaged: {error}") from None
+        raise
 
 
 def _zip_members(archive: Path, packed: zipfile.ZipFile) -> Iterator[_Member]:
@@ -168,18 +178,3 @@ def _tar_members(tarred: tarfile.TarFile) -> Iterator[_Member]:
         else:
             kind = "file" if info.isreg() and not info.issparse() else "special file"
         yield _Member(info.name, info.size, kind, info)
-
-
-@contextmanager
-def _errors_told(archive: Path) -> Iterator[None]:
-    """Turn the errors of damaged archives into one line."""
-    try:
-        yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise DataError(f"archive {archive} is damaged: {error}") from None
-    except (NotImplementedError, RuntimeError) as error:  # how zipfile speaks of unknown compression
-        raise DataError(f"archive {archive} cannot be unpacked: {error}") from None
-    except OSError as error:
-        if error.errno is None:  # gzip.BadGzipFile, and bz2's own
-            raise DataError(f"archive {archive} is damaged: {error}") from None
-        raise

@@ -90,12 +90,7 @@ class Scene:
 
 
 def make_scene(
-    split: str,
-    index: int,
-    random: np.random.Generator,
-    frames: int,
-    size: tuple[int, int],
-    speed: float = 1.0,
+    split: str, index: int, random: np.random.Generator, frames: int, size: tuple[int, int], speed: float
 ) -> Scene:
     """Make up a scene; all choices come from `random`, and the background from `index`: scenes go round those of the
     split. The rest is as for `synthetic_clips`."""
@@ -109,7 +104,7 @@ def make_scene(
     others = [other for other in names if other != name]
     for _ in range(int(random.integers(1, 4))):
         image = _tinted(photo(others[int(random.integers(len(others)))]), random)
-        layers.append(_cutout(image, camera, random, frames, size, speed))
+        layers.append(_cutout(image, camera, random, size, speed))
     return Scene(name, layers, frames, size)
 
 
@@ -141,15 +136,10 @@ def _background(
 
 
 def _cutout(
-    image: np.ndarray,
-    camera: np.ndarray,
-    random: np.random.Generator,
-    frames: int,
-    size: tuple[int, int],
-    speed: float,
+    image: np.ndarray, camera: np.ndarray, random: np.random.Generator, size: tuple[int, int], speed: float
 ) -> Layer:
     """Cut a smooth shape out of a photograph and let it cross the view, in the picture half way through."""
-    height, width = size
+    (height, width), frames = size, len(camera)
     radius = random.uniform(0.12, 0.24) * height
     shares = random.uniform(-1, 1, 4) * np.array([0.25, 0.12, 0.08, 0.05])
     outline = Outline(radius, np.stack([shares, random.uniform(0, 2 * np.pi, 4)], axis=1))
