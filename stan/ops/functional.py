@@ -60,7 +60,9 @@ def shifted_nls(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    return search(query, key, flow, SearchSpec(**settings), backend)
+    spec = SearchSpec(**settings)
+    flow = inputs.search_inputs(query, key, flow, spec)
+    return backends.resolve(backend, query, key).search(query, key, flow, spec)
 
 
 @takes_settings(RefineSpec)
@@ -132,9 +134,7 @@ def search_flow(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device; T is below W_t.
     """
-    checks.whole("temporal_window", temporal_window, 0)
-    checks.whole("stride", stride, 1)
-    checks.flag("causal", causal)
+    inputs.flow_settings(temporal_window, stride, causal)
     forward, backward = inputs.flow_inputs(forward, backward, 1 if causal else 2 * temporal_window + 1)
     chosen = backends.resolve(backend, forward, backward)
     return chosen.search_flow(forward, backward, temporal_window, stride, causal)
@@ -320,25 +320,7 @@ def shifted_attention(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    return attend(query, key, value, flow, scale, SearchSpec(**settings), backend)
-
-
-def search(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec, backend: str | None) -> Matches:
-    """`shifted_nls` with settings made before."""
-    flow = inputs.search_inputs(query, key, flow, spec)
-    return backends.resolve(backend, query, key).search(query, key, flow, spec)
-
-
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    flow: Tensor | None,
-    scale: float | Tensor,
-    spec: SearchSpec,
-    backend: str | None,
-) -> Tensor:
-    """`shifted_attention` with settings made before."""
+    spec = SearchSpec(**settings)
     flow = inputs.search_inputs(query, key, flow, spec)
     checks.video("value", value, spec.heads)
     checks.shaped("value", value, (*query.shape[:2], None, None, None), f"{inputs.VIDEO_AXES} as query")

@@ -62,6 +62,13 @@ def refine_inputs(query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, s
     return offsets.to(score_dtype(query))
 
 
+def flow_settings(temporal_window: int, stride: int, causal: bool) -> None:
+    """Check the settings of `search_flow`."""
+    checks.whole("temporal_window", temporal_window, 0)
+    checks.whole("stride", stride, 1)
+    checks.flag("causal", causal)
+
+
 def flow_inputs(forward: Tensor, backward: Tensor, slots: int) -> tuple[Tensor, Tensor]:
     """Check a pair of one-step flows; return them in float32 or float64."""
     checks.floating("forward", forward, 5, ONE_STEP_AXES)
