@@ -1,7 +1,7 @@
 """The ``stan`` command.
 
 Each sub-command is a module of this package with three names: ``HELP`` (one line), ``add_arguments(parser)``
-and ``run(args) -> int`` (the exit code). Heavy imports stay inside ``run`` so that ``--help`` is instant.
+and ``run(args) -> int`` (the exit code), and perhaps ``EPILOG``, which ends its help. Heavy imports stay inside ``run`` so that ``--help`` is instant.
 
 Exit codes: 0 done; 2 the input's fault, told in one line; 130 interrupted by Ctrl-C; 1 a defect of ours, also told
 in one line, with its traceback in a file (see `stan.cli.failures`).
@@ -73,6 +73,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
             help=module.HELP,
             description=module.HELP,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=getattr(module, "EPILOG", None),
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

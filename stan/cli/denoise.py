@@ -40,7 +40,6 @@ as OUTPUT's name with .partial before the ending. docs/denoise.md shows every op
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.epilog = EPILOG
 
     def add(group: Any, name: str, metavar: str | None, help: str, **more: Any) -> None:
         group.add_argument(name, metavar=metavar, help=help, **more)

@@ -10,9 +10,7 @@ from stan.cli.train import report
 HELP = "go on from a checkpoint at new noise levels: stan finetune CONFIG checkpoint=FILE noise.sigma=70"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_config_arguments(parser)
+add_arguments = add_config_arguments
 
 
 def run(args: argparse.Namespace) -> int:

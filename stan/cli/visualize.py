@@ -21,28 +21,17 @@ Below are the flow and its correction by the best match: hue is direction, stren
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a shipped network by name")
-    parser.add_argument(
-        "video", metavar="VIDEO", help="a video, a folder of pictures, or a pattern of pictures"
-    )
-    parser.add_argument(
-        "--output", default="runs/attention", metavar="DIR", help="folder of the pictures (runs/attention)"
-    )
-    parser.add_argument(
-        "--point", action="append", metavar="X,Y", help="a query point, in pixels; repeatable (three)"
-    )
-    parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (0)")
-    parser.add_argument("--frames", type=int, default=7, metavar="N", help="frames taken (7)")
-    parser.add_argument(
-        "--frame", type=int, metavar="N", help="the frame of the PNG, from --start on (the middle one)"
-    )
-    parser.add_argument("--sigma", type=float, help="noise level, 8-bit units (estimated)")
-    parser.add_argument(
-        "--add-noise", type=float, metavar="SIGMA", help="add white noise first: the video is clean"
-    )
-    parser.add_argument("--block", help="attention block by name (the first)")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a shipped network by name")
+    add("video", metavar="VIDEO", help="a video, a folder of pictures, or a pattern of pictures")
+    add("--output", default="runs/attention", metavar="DIR", help="folder of the pictures (runs/attention)")
+    add("--point", action="append", metavar="X,Y", help="a query point, in pixels; repeatable (three)")
+    add("--start", type=int, default=0, metavar="N", help="first frame (0)")
+    add("--frames", type=int, default=7, metavar="N", help="frames taken (7)")
+    add("--frame", type=int, metavar="N", help="the frame of the PNG, from --start on (the middle one)")
+    add("--sigma", type=float, help="noise level, 8-bit units (estimated)")
+    add("--add-noise", type=float, metavar="SIGMA", help="add white noise first: the video is clean")
+    add("--block", help="attention block by name (the first)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,9 +25,7 @@ def build(name: str, **settings: Any) -> OffsetSource:
     return sources.build(name, **settings)
 
 
-def names() -> list[str]:
-    """Names of all offset sources."""
-    return sources.names()
+names = sources.names
 
 
 __all__ = [

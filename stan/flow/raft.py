@@ -16,8 +16,8 @@ from torch import Tensor
 
 from stan.errors import CheckpointError, ConfigError
 from stan.files import sha256_of
-from stan.flow.base import FlowPair, OffsetSource
-from stan.flow.classical import Downscale, enlarged
+from stan.flow.base import FlowPair, OffsetSource, bordered, enlarged
+from stan.flow.classical import Downscale
 from stan.registry import sources
 from stan.settings import at_least, named
 
@@ -71,8 +71,7 @@ class RaftFlow(OffsetSource):
         """Estimate all neighbouring pairs in both directions."""
         b, t, _, h, w = video.shape
         frames = video.float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).flatten(0, 1)
-        below, right = (self._padded(side) - side for side in (h, w))
-        frames = F.pad(frames, (0, right, 0, below), mode="replicate")
+        frames = bordered(frames, MULTIPLE * self.downscale, SMALLEST * self.downscale)
         if self.downscale > 1:
             frames = F.avg_pool2d(frames, self.downscale)
         clips = (2 * frames - 1).unflatten(0, (b, t))  # RAFT takes [-1, 1]
@@ -91,11 +90,6 @@ class RaftFlow(OffsetSource):
         flow = enlarged(flow.unflatten(0, (2, b, t - 1)), self.downscale)[..., :h, :w]
         still = flow.new_zeros(b, 1, 2, h, w)
         return FlowPair(torch.cat([flow[0], still], 1), torch.cat([still, flow[1]], 1))
-
-    def _padded(self, side: int) -> int:
-        """A side of the frame, enlarged to what RAFT takes at the reduced size."""
-        multiple = MULTIPLE * self.downscale
-        return -(-max(side, SMALLEST * self.downscale) // multiple) * multiple
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         """Refuse a checkpoint that was made with other weights: its flow would silently be another."""

@@ -33,9 +33,9 @@ def _deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled()
 
 
-def _or_nothing(needed: bool, like: Tensor) -> Tensor:
-    """The gradient of `like`, or the empty tensor that stands for one nobody asked for."""
-    return torch.empty(like.shape if needed else (0,), dtype=like.dtype, device=like.device)
+def _gradients(needed: tuple[bool, ...], likes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The gradients of `likes`; an empty tensor stands for one that nobody asked for."""
+    return tuple(like.new_empty(like.shape if need else (0,)) for need, like in zip(needed, likes))
 
 
 def _asked(grads: tuple[Tensor, ...], needed: tuple[bool, ...]) -> Grads:
@@ -73,21 +73,14 @@ def _(
 
 
 @torch.library.register_fake("stan::search_backward")
-def _(
-    grad_scores: Tensor, grad_offsets: Tensor, query: Tensor, key: Tensor, flow: Tensor | None, offsets: Tensor,
-    frames: Tensor, need_query: bool, need_key: bool, need_flow: bool, deterministic: bool, **settings: Any,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    flow_like = grad_scores if flow is None else flow
-    return _or_nothing(need_query, query), _or_nothing(need_key, key), _or_nothing(need_flow, flow_like)
-
-
 @torch.library.register_fake("stan::refine_backward")
 def _(
-    grad_scores: Tensor, grad_offsets: Tensor, query: Tensor, key: Tensor, offsets_in: Tensor, offsets: Tensor,
-    frames: Tensor, parents: Tensor, need_query: bool, need_key: bool, need_offsets: bool, deterministic: bool,
+    grad_scores: Tensor, grad_offsets: Tensor, query: Tensor, key: Tensor, shift: Tensor | None, *rest: Any,
     **settings: Any,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _or_nothing(need_query, query), _or_nothing(need_key, key), _or_nothing(need_offsets, offsets_in)
+) -> tuple[Tensor, ...]:  # fmt: skip
+    *_, need_query, need_key, need_shift, _deterministic = rest  # after where the matches are
+    likes = (query, key, grad_scores if shift is None else shift)
+    return _gradients((need_query, need_key, need_shift), likes)
 
 
 def _found_context(
@@ -119,21 +112,8 @@ def _(forward: Tensor, backward: Tensor, temporal_window: int, stride: int, caus
 
 
 @torch.library.register_fake("stan::search_flow_backward")
-def _(
-    grad: Tensor,
-    forward: Tensor,
-    backward: Tensor,
-    temporal_window: int,
-    stride: int,
-    causal: bool,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor]:
-    return _or_nothing(True, forward), _or_nothing(True, backward)
-
-
-def _search_flow_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.settings = inputs[2:]
+def _(grad: Tensor, forward: Tensor, backward: Tensor, *settings: int) -> tuple[Tensor, ...]:
+    return _gradients((True, True), (forward, backward))
 
 
 def _search_flow_gradient(ctx: Any, grad: Tensor) -> Grads:
@@ -162,12 +142,7 @@ def _(
     grad: Tensor, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, patch: int, dilation: int,
     stride: int, block: int, stack: bool, *needed: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    return tuple(_or_nothing(need, like) for need, like in zip(needed, (value, weights, offsets)))
-
-
-def _gather_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.settings = inputs[4:]
+    return _gradients(needed, (value, weights, offsets))
 
 
 def _gather_gradient(ctx: Any, grad: Tensor) -> Grads:
@@ -202,24 +177,24 @@ def _(
     return source.new_empty((*source.shape[:3], height, width))
 
 
-def _scatter_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.settings = (*inputs[6:], *_NO_BLOCK_NO_STACK)
-
-
 def _scatter_gradient(ctx: Any, grad: Tensor) -> Grads:
     # <scatter(source), grad> = <gather(grad), source>, and so are the gradients.
     source, weights, offsets, frames = ctx.saved_tensors
     needed = ctx.needs_input_grad[:3]
-    to_source = ops.gather(grad, weights, offsets, frames, *ctx.settings) if needed[0] else None
+    settings = (*ctx.settings[2:], *_NO_BLOCK_NO_STACK)
+    to_source = ops.gather(grad, weights, offsets, frames, *settings) if needed[0] else None
     others = (False, *needed[1:])
-    grads = ops.gather_backward(
-        source, grad, weights, offsets, frames, *ctx.settings, *others, _deterministic()
-    )
+    grads = ops.gather_backward(source, grad, weights, offsets, frames, *settings, *others, _deterministic())
     return (to_source, *_asked(grads, others)[1:], *[None] * 6)
 
 
 # ----------------------------------------------------------------------------------------------------------- autograd
+
+
+def _saved(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep the tensors, which come first, and the settings behind them."""
+    ctx.save_for_backward(*(x for x in inputs if isinstance(x, Tensor)))
+    ctx.settings = tuple(x for x in inputs if not isinstance(x, Tensor))
 
 
 def _no_second_derivative(name: str) -> Callable[..., None]:
@@ -232,9 +207,9 @@ def _no_second_derivative(name: str) -> Callable[..., None]:
 _GRADIENTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "search": (_found_gradient(ops.search_backward), _found_context),
     "refine": (_found_gradient(ops.refine_backward), _found_context),
-    "search_flow": (_search_flow_gradient, _search_flow_context),
-    "gather": (_gather_gradient, _gather_context),
-    "scatter": (_scatter_gradient, _scatter_context),
+    "search_flow": (_search_flow_gradient, _saved),
+    "gather": (_gather_gradient, _saved),
+    "scatter": (_scatter_gradient, _saved),
 }
 for _name, (_gradient, _context) in _GRADIENTS.items():
     torch.library.register_autograd(f"stan::{_name}", _gradient, setup_context=_context)
