@@ -68,10 +68,10 @@ def _import(name: str, origin: str, quiet: bool) -> bool:
         raise ConfigError(f"{origin}: module {name!r} fails: {_where(error)}") from error
     finally:
         sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(
-                here
-            )  # last: for what the module imports later, and hiding nothing of the environment
+        if (
+            here not in sys.path
+        ):  # last: for what the module imports later, and hiding nothing of the environment
+            sys.path.append(here)
     place = getattr(module, "__file__", None) or "Python itself"
     home = Path(place).parent
     new = [getattr(sys.modules[key], "__file__", None) for key in set(sys.modules) - before]

@@ -117,13 +117,9 @@ class Setting:
             raise ConfigError(f"{key}={short(value)} should be {words(self.type)}") from None
 
 
+@functools.cache
 def settings_of(declaration: Any) -> Mapping[str, Setting]:
     """The settings that a function, a class or a dataclass declares, by name, in their order."""
-    return _settings_of(declaration)
-
-
-@functools.cache
-def _settings_of(declaration: Any) -> Mapping[str, Setting]:
     helps = documented(declaration)
     if dataclasses.is_dataclass(declaration):
         hints = typing.get_type_hints(declaration, include_extras=True)
@@ -132,14 +128,15 @@ def _settings_of(declaration: Any) -> Mapping[str, Setting]:
             for f in dataclasses.fields(declaration)
         ]
     else:
+        none, parameters = inspect.Parameter.empty, inspect.signature(declaration, eval_str=True).parameters
         found = [
             Setting(
                 p.name,
-                _annotation(p),
-                p.default if p.default is not p.empty else REQUIRED,
+                Any if p.annotation is none else p.annotation,
+                REQUIRED if p.default is none else p.default,
                 helps.get(p.name, ""),
             )
-            for p in inspect.signature(declaration, eval_str=True).parameters.values()
+            for p in parameters.values()
             if p.kind is p.KEYWORD_ONLY
         ]
     return types.MappingProxyType({setting.name: setting for setting in found})
@@ -189,20 +186,14 @@ def complete(
 
 
 def named(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a constructor, for its base: ``super().__init__(**named(locals()))``.
-
-    Args:
-        scope: ``locals()`` in its first line, where all arguments are settings.
-    """
+    """The settings of a constructor, for its base: ``super().__init__(**named(locals()))`` in its first line."""
     return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
 
 
-def plain(record: Any) -> dict[str, Any]:
-    """A dataclass of settings as plain data that YAML and JSON can hold: its tuples are lists."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in dataclasses.asdict(record).items()
-    }
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings, or a dataclass of them, as plain data that YAML and JSON can hold: tuples become lists."""
+    known = settings if isinstance(settings, Mapping) else dataclasses.asdict(settings)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
 
 
 def companion(name: str) -> str:
@@ -331,11 +322,6 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (Union, types.UnionType)
 
 
-def _annotation(parameter: inspect.Parameter) -> Any:
-    return Any if parameter.annotation is parameter.empty else parameter.annotation
-
-
 def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stan.cli import measuring
+from stan.errors import StanError
 
 if TYPE_CHECKING:
     from stan.experiments.operator_bench import Case
@@ -48,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from stan.errors import StanError
     from stan.experiments import operator_bench
     from stan.experiments.operator_bench.methods import METHODS, method
     from stan.experiments.operator_bench.report import disagreements, markdown
@@ -83,9 +84,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _cases(args: argparse.Namespace) -> list[Case]:
     """The rows asked for."""
-    from dataclasses import replace
-
-    from stan.errors import StanError
     from stan.experiments.operator_bench.cases import GOAL, table
 
     cases = table(args.device, args.quick)

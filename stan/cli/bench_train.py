@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stan.cli import measuring
+from stan.errors import StanError
 
 if TYPE_CHECKING:
     from stan.config import Config
@@ -50,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of itself on standard error
     from rich.console import Console
 
-    from stan.errors import StanError
     from stan.experiments import training_bench
 
     for name, least in (("steps", 1), ("profiled", 1), ("operations", 0)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 HELP = "data, training, fine-tuning, evaluation and a denoised video on a small scale, without a download"
 
@@ -17,8 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; print the table and the paths."""
-    from pathlib import Path
-
     from rich.console import Console
     from rich.table import Table
 

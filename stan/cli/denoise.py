@@ -6,8 +6,9 @@ import argparse
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stan.cli.progress import progress_bar
@@ -127,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 def _file(args: argparse.Namespace) -> int:
     from stan.inference.files import denoise_file, preview_file
 
-    _refuse(args, ("--size", "--raw", "--window"), "goes with --stream only")
+    _refuse(args, "--size --raw --window", "goes with --stream only")
     if args.preview is not None and args.compare:
         raise ConfigError("--preview already shows noisy beside denoised: leave --compare out")
     settings = _settings(args)
@@ -146,9 +147,8 @@ def _stream(args: argparse.Namespace) -> int:
     from stan.inference.stream import RawFormat, denoise_stream
 
     _refuse(args, _STORED, "does not go with --stream: ffmpeg on the far side of the pipe does that")
-    _refuse(
-        args, _CUT, "does not go with --stream: whole frames are computed, as many at once as --window says"
-    )
+    whole = "does not go with --stream: whole frames are computed, as many at once as --window says"
+    _refuse(args, _CUT, whole)
     raw = None
     if args.raw is not None or args.size is not None:
         if args.raw is None or args.size is None:
@@ -160,24 +160,13 @@ def _stream(args: argparse.Namespace) -> int:
     return _report(result, args.strength)
 
 
-_STORED = (
-    "--codec",
-    "--quality",
-    "--lossless",
-    "--pixel-format",
-    "--encoder-option",
-    "--compare",
-    "--preview",
-    "--salvage",
-    "--overwrite",
-    "--fps",
-)
-_CUT = ("--chunk", "--memory", "--tile", "--overlap")
+_STORED = "--codec --quality --lossless --pixel-format --encoder-option --compare --preview --salvage --overwrite --fps"
+_CUT = "--chunk --memory --tile --overlap"
 
 
-def _refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+def _refuse(args: argparse.Namespace, names: str, why: str) -> None:
     """Refuse those of the arguments `names` that are given, be it as 0."""
-    for name in names:
+    for name in names.split():
         value = getattr(args, name[2:].replace("-", "_"))
         if value is not None and value is not False and value != []:
             raise ConfigError(f"{name} {why}")
@@ -278,8 +267,6 @@ def _tiles(args: argparse.Namespace) -> TilePlan | None:
         raise ConfigError(
             "--memory chooses tiles and chunks by itself: leave --tile, --chunk and --overlap out"
         )
-    from dataclasses import replace
-
     from stan.inference import TilePlan
 
     plan = TilePlan()

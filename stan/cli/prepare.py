@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stan.errors import ConfigError
+
 if TYPE_CHECKING:
     from stan.data.prepare import Prepared
 
@@ -63,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from stan.data.prepare import davis_urls, prepare
     from stan.data.synthetic import write_synthetic
-    from stan.errors import ConfigError
 
     root = args.root or Path(_ROOTS[args.kind])
     kind = args.kind

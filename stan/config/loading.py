@@ -18,7 +18,7 @@ from stan.errors import CheckpointError, ConfigError, nearest, short
 from stan.imports import import_modules
 from stan.models.checkpoint import RENAMED, imports_of, read
 from stan.registry import Registry, losses, networks, noises, tasks
-from stan.settings import Setting, companion, settings_of
+from stan.settings import Setting, companion, plain, settings_of
 
 INCLUDE = "include"
 
@@ -287,7 +287,7 @@ def _fill_in(config: Config) -> None:
         config.model.name = RENAMED[name]
     if config.model.blind is False and "blind" not in networks.settings(config.model.name):
         config.model.blind = None  # a network without that choice is none
-    config.task_settings = _plain_lists(tasks.complete(config.task, config.task_settings, "task_settings."))
+    config.task_settings = plain(tasks.complete(config.task, config.task_settings, "task_settings."))
     _complete(config.model, networks, config.model.name, "model.settings.")
     _complete(config.noise, noises, config.noise.kind, "noise.settings.")
     _complete(config.loss, losses, config.loss.name, "loss.settings.")
@@ -299,12 +299,7 @@ def _complete(
     whole = registry.complete(name, section.given, prefix)
     for key in section.common:
         setattr(section, key, whole.pop(key, None))
-    section.settings = _plain_lists(whole)
-
-
-def _plain_lists(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with lists for tuples, as files hold them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    section.settings = plain(whole)
 
 
 def _check_combinations(config: Config) -> None:

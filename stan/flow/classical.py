@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -62,9 +62,9 @@ class PairwiseFlow(OffsetSource):
     def __init__(
         self, *, blur: Blur = 0.0, downscale: Downscale = 1, threads: Threads = None, **settings: object
     ) -> None:
-        offered = settings_of(type(self))
+        own: Any = type(self)
         common = {"blur": blur, "downscale": downscale, "threads": threads}
-        super().__init__(**{name: common[name] for name in common if name in offered}, **settings)
+        super().__init__(**{name: common[name] for name in common if name in settings_of(own)}, **settings)
         self.blur = blur
         self.downscale = downscale
         self.threads = threads
@@ -175,10 +175,7 @@ class FarnebackFlow(PairwiseFlow):
     ) -> None:
         super().__init__(**named(locals()))
 
-    @property
-    def version(self) -> str:
-        """OpenCV's version."""
-        return f"opencv {cv2.__version__}"
+    version = DISFlow.version  # OpenCV's as well
 
     def pair(self, first: Image, second: Image) -> np.ndarray:
         """Farnebäck flow of one pair; the polynomial's Gaussian is OpenCV's recommendation for its size."""

@@ -111,9 +111,8 @@ def match_inputs(
     checks.shaped("offsets", offsets, (*weights.shape, 2), f"{OFFSET_AXES} as weights")
     whole = spec.block == 1  # else the size of the result must come from somewhere: from the value
     grid = (None, None) if whole else spec.blocks_of((video.shape[3], video.shape[4]))
-    times = (
-        video.shape[1] if name == "source" else None
-    )  # values are gathered for as many frames as have matches
+    # Values are gathered for as many frames as have matches.
+    times = video.shape[1] if name == "source" else None
     expected = (video.shape[0], spec.heads, times, *grid, None)
     blocks = "" if whole else f" and blocks of {spec.block}"
     checks.shaped("weights", weights, expected, f"{MATCH_AXES} for this {name}{blocks}")

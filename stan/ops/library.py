@@ -41,10 +41,8 @@ CUDA_ARCHS = tuple(int(arch) for arch in INFO.get("cuda_archs", "").split())
 
 
 def why_no_cuda() -> str:
-    """Why the library has no CUDA kernels; empty when it has."""
-    if WHY_NOT:
-        return WHY_NOT
-    return "" if CUDA_ARCHS else _record().get("cuda") or "built with STAN_BUILD=cpu"
+    """Why the library, where there is one without CUDA kernels, has none."""
+    return _record().get("cuda") or "built with STAN_BUILD=cpu"
 
 
 def cuda_supports(major: int, minor: int) -> bool:

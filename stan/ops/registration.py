@@ -220,12 +220,10 @@ for _name in ("search", "refine", "search_flow", "gather"):
 # ----------------------------------------------------------------------------------------------------------- autocast
 
 
-def _meet(*tensors: Tensor) -> list[Tensor]:
-    """Bring tensors to the widest of their types."""
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return [tensor.to(dtype) for tensor in tensors]
+def _meet(first: Tensor, second: Tensor) -> list[Tensor]:
+    """Bring two tensors to the wider of their types."""
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return [first.to(dtype), second.to(dtype)]
 
 
 def _search_types(query: Tensor, key: Tensor, shift: Tensor | None, *rest: Tensor) -> tuple[Any, ...]:
@@ -253,11 +251,10 @@ def _register_autocast(name: str, types: Callable[..., tuple[Any, ...]]) -> None
         _library.impl(name, rule, key)
 
 
-_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
-    torch._C.DispatchKey.AutocastCUDA
-)
+_CPU, _CUDA = torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA
+_AUTOCAST = torch._C.DispatchKeySet(_CPU) | torch._C.DispatchKeySet(_CUDA)
 _register_autocast("search", _search_types)
 _register_autocast("refine", _search_types)
 _register_autocast("search_flow", _search_flow_types)
-for _name in ("gather", "scatter"):
-    _register_autocast(_name, _gather_types)
+_register_autocast("gather", _gather_types)
+_register_autocast("scatter", _gather_types)
