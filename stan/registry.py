@@ -98,9 +98,8 @@ class Registry(Mapping[str, Any], Generic[T]):
         def enter(factory: F) -> F:
             for label in self.labels if inspect.isclass(factory) else ():
                 setattr(factory, label, name)
-            self._enter(
-                name, Component(factory, declares or factory, preset or {}, _first_sentence(factory.__doc__))
-            )
+            summary = _first_sentence(factory.__doc__)
+            self._enter(name, Component(factory, declares or factory, preset or {}, summary))
             return factory
 
         return enter
@@ -132,8 +131,6 @@ class Registry(Mapping[str, Any], Generic[T]):
         """All settings of the entry `name`: those given, checked, and its defaults for the others.
 
         Args:
-            name: of the entry.
-            given: what is set.
             prefix: goes before the name of a setting in messages.
 
         Raises:
@@ -152,7 +149,6 @@ class Registry(Mapping[str, Any], Generic[T]):
         """Make the entry `name`.
 
         Args:
-            name: of the entry.
             given: positional arguments that every entry of this table takes.
             settings: what differs from its defaults.
 

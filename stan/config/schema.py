@@ -142,7 +142,7 @@ class LossConfig(Chosen):
         "its setting epsilon, where it has one: smoothing near zero, in units of [0, 1] video; null: its own",
     )
     settings: dict[str, Any] = told({}, "what departs from the loss's own settings")
-    early: Annotated[float, at_least(0)] = told(
+    early: Rate = told(
         0.3, "weight of the same loss on the results of earlier passes, where a network has any"
     )
 

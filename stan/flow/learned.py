@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stan import ops
 from stan.flow.base import FlowPair, OffsetSource, bordered, enlarged
 from stan.registry import sources
-from stan.settings import ODD, at_least, between, named
+from stan.settings import ODD, Count, between, named
 
 LOCAL = 5
 """Side of the square over which features are standardised, and neighbouring matchings averaged."""
@@ -54,7 +54,7 @@ class LearnedFlow(OffsetSource):
     def __init__(
         self,
         *,
-        channels: Annotated[int, at_least(1)] = 24,
+        channels: Count = 24,
         levels: Annotated[int, between(1, 6)] = 3,
         finest: Literal[1, 2, 4, 8] = 4,
         window: Annotated[int, ODD, between(1, 15)] = 5,

@@ -8,7 +8,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from stan.files import sha256_of
 from stan.flow.base import FlowPair, OffsetSource, bordered, enlarged
 from stan.flow.classical import Downscale
 from stan.registry import sources
-from stan.settings import at_least, named
+from stan.settings import Count, named
 
 if TYPE_CHECKING:
     from torchvision.models.optical_flow import RAFT
@@ -51,9 +51,7 @@ class RaftFlow(OffsetSource):
 
     pairwise = True
 
-    def __init__(
-        self, *, weights: str, updates: Annotated[int, at_least(1)] = 12, downscale: Downscale = 1
-    ) -> None:
+    def __init__(self, *, weights: str, updates: Count = 12, downscale: Downscale = 1) -> None:
         super().__init__(**named(locals()))
         self.updates, self.downscale = updates, downscale
         self.checksum = _checksum(weights)

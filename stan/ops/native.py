@@ -39,6 +39,5 @@ def scatter(
     source: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, size: tuple[int, int], spec: GatherSpec
 ) -> Tensor:
     """See `stan.ops.scatter`."""
-    return torch.ops.stan.scatter(
-        source, weights, offsets, frames, *size, spec.patch, spec.dilation, spec.stride
-    )
+    settings = (spec.patch, spec.dilation, spec.stride)
+    return torch.ops.stan.scatter(source, weights, offsets, frames, *size, *settings)
