@@ -82,7 +82,6 @@ class Setting:
     """One setting of a component or of the configuration.
 
     Attributes:
-        name: its name.
         type: its annotation, bounds and choices included.
         default: its default; `REQUIRED` if it must be given.
         help: meaning and unit.
@@ -302,9 +301,9 @@ def _fitted(value: Any, hint: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if hint is float and (whole or isinstance(value, float)) and abs(value) <= sys.float_info.max:  # no NaN
         return float(value)
-    if hint in (bool, int, type(None)) and isinstance(value, hint) and (hint is not int or whole):
-        if hint is int and abs(value) >= 1 << 63:
-            raise _Misfit
+    if hint in (bool, type(None)) and isinstance(value, hint):
+        return value
+    if hint is int and whole and abs(value) < 1 << 63:
         return value
     raise _Misfit
 

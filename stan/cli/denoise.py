@@ -270,12 +270,12 @@ def _tiles(args: argparse.Namespace) -> TilePlan | None:
     plan = TilePlan()
     if args.chunk is not None:
         plan = TilePlan(frames=args.chunk, frame_overlap=max(0, min(plan.frame_overlap, args.chunk - 1)))
-    if args.tile is not None:
-        overlap = args.overlap
-        if overlap is None:
-            overlap = max(0, min(plan.overlap, min(args.tile) // 4))
-        return replace(plan, height=args.tile[0], width=args.tile[1], overlap=overlap)
-    return plan if args.overlap is None else replace(plan, overlap=args.overlap)
+    overlap = plan.overlap if args.overlap is None else args.overlap
+    if args.tile is None:
+        return replace(plan, overlap=overlap)
+    if args.overlap is None:
+        overlap = max(0, min(overlap, min(args.tile) // 4))
+    return replace(plan, height=args.tile[0], width=args.tile[1], overlap=overlap)
 
 
 @contextmanager

@@ -64,10 +64,9 @@ class CachedFlow(OffsetSource):
 
     def key(self, clip: Tensor) -> str:
         """The name of the entry of one clip `(T, 3, H, W)`, 64 hexadecimal digits."""
-        settings = {k: v for k, v in self.source.settings.items() if k not in NO_INFLUENCE}
         recipe = {
             "source": self.source.name,
-            "settings": settings,
+            "settings": {k: v for k, v in self.source.settings.items() if k not in NO_INFLUENCE},
             "version": self.source.version,
             "type": str(clip.dtype),
             "shape": list(clip.shape),

@@ -115,12 +115,6 @@ class DISFlow(PairwiseFlow):
         preset: OpenCV's presets, by rising cost.
     """
 
-    presets: ClassVar[dict[str, int]] = {
-        "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
-        "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
-        "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
-    }
-
     def __init__(
         self,
         *,
@@ -130,7 +124,7 @@ class DISFlow(PairwiseFlow):
         threads: Threads = None,
     ) -> None:
         super().__init__(**named(locals()))
-        self.preset = preset
+        self.preset: int = getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{preset.upper()}")
 
     @property
     def version(self) -> str:
@@ -139,7 +133,7 @@ class DISFlow(PairwiseFlow):
 
     def pair(self, first: Image, second: Image) -> np.ndarray:
         """DIS flow of one pair; the estimator object holds buffers, so each call makes its own."""
-        estimator = cv2.DISOpticalFlow.create(self.presets[self.preset])
+        estimator = cv2.DISOpticalFlow.create(self.preset)
         patch = estimator.getPatchSize()
         sides = first.shape
         # The coarsest pyramid level as OpenCV computes it. Where it is finer than the preset's finest level,

@@ -136,14 +136,11 @@ def _loaded(weights: str) -> RAFT:
     if not isinstance(state, dict) or not isinstance(state.get(TELLING), Tensor):
         raise _unfit(weights, "holds no weights of RAFT")
     with torch.device("meta"):
-        fitting = [
-            network
-            for network in (raft_small(weights=None), raft_large(weights=None))
-            if network.state_dict()[TELLING].shape == state[TELLING].shape
-        ]
-    if not fitting:
-        raise _unfit(weights, f"is of another RAFT: {TELLING} has shape {tuple(state[TELLING].shape)}")
-    (network,) = fitting
+        both = raft_small(weights=None), raft_large(weights=None)
+    shape = state[TELLING].shape
+    network = next((each for each in both if each.state_dict()[TELLING].shape == shape), None)
+    if network is None:
+        raise _unfit(weights, f"is of another RAFT: {TELLING} has shape {tuple(shape)}")
     for key, own in network.state_dict().items():
         value = state.get(key)
         if not isinstance(value, Tensor) or value.shape != own.shape:

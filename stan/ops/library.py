@@ -38,6 +38,7 @@ WHY_NOT = _load()  # why there are no native kernels; empty when there are
 INFO: dict[str, str] = {} if WHY_NOT else json.loads(torch.ops.stan.build_info())
 CAPABILITY: str = "" if WHY_NOT else torch.ops.stan.cpu_capability()
 CUDA_ARCHS = tuple(int(arch) for arch in INFO.get("cuda_archs", "").split())
+CAPABILITIES = "compute capability " + ", ".join(f"{arch // 10}.{arch % 10}" for arch in CUDA_ARCHS)
 
 
 def why_no_cuda() -> str:

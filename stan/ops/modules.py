@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 class _Function(nn.Module):
     """A function of `stan.ops` whose settings were given before; its subclasses call it."""
 
-    def __init__(self, backend: str | None, **settings: Any) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.backend = backend
         self.settings = settings
 
     def extra_repr(self) -> str:
         """The settings."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items() if name != "backend")
 
 
 class ShiftedNLS(_Function):
@@ -38,11 +37,11 @@ class ShiftedNLS(_Function):
 
     def __init__(self, *, backend: str | None = None, **settings: Unpack[SearchSettings]) -> None:
         self.spec = SearchSpec(**settings)
-        super().__init__(backend, **self.spec.settings())
+        super().__init__(backend=backend, **self.spec.settings())
 
     def forward(self, query: Tensor, key: Tensor, flow: Tensor | None = None) -> Matches:
         """(B, T, HD*C, H, W) features and (B, T, W_t-1, 2, Hq, Wq) flow to `Matches`."""
-        return functional.shifted_nls(query, key, flow, backend=self.backend, **self.settings)
+        return functional.shifted_nls(query, key, flow, **self.settings)
 
     def extra_repr(self) -> str:
         """Settings that are not the default."""
@@ -63,11 +62,11 @@ class Refine(_Function):
     ) -> None:
         kept = 1 if topk is None else topk
         RefineSpec(incoming=kept, topk=kept, heads=1 if heads is None else heads, **settings)  # only to check
-        super().__init__(backend, topk=topk, heads=heads, **settings)
+        super().__init__(topk=topk, heads=heads, backend=backend, **settings)
 
     def forward(self, query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor) -> Matches:
         """(B, T, HD*C, H, W) features and earlier matches to `Matches`."""
-        return functional.refine(query, key, offsets, frames, backend=self.backend, **self.settings)
+        return functional.refine(query, key, offsets, frames, **self.settings)
 
 
 class SearchFlow(_Function):
@@ -77,19 +76,19 @@ class SearchFlow(_Function):
         self, *, temporal_window: int = 1, stride: int = 1, causal: bool = False, backend: str | None = None
     ) -> None:
         inputs.flow_settings(temporal_window, stride, causal)
-        super().__init__(backend, temporal_window=temporal_window, stride=stride, causal=causal)
+        super().__init__(temporal_window=temporal_window, stride=stride, causal=causal, backend=backend)
 
     # `forward` is the name that nn.Module wants; its arguments are the flows forward and backward in time
     def forward(self, forward: Tensor, backward: Tensor) -> Tensor:
         """Two (B, T, 2, H, W) one-step flows to (B, T, W_t-1, 2, Hq, Wq)."""
-        return functional.search_flow(forward, backward, backend=self.backend, **self.settings)
+        return functional.search_flow(forward, backward, **self.settings)
 
 
 class RescaleFlow(_Function):
     """`rescale_flow` as a module."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__(None, size=inputs.size_of(size))
+        super().__init__(size=inputs.size_of(size))
 
     def forward(self, flow: Tensor) -> Tensor:
         """(..., 2, H, W) to (..., 2, *size)."""
@@ -140,11 +139,12 @@ class Gather(_Function):
         backend: str | None = None,
     ) -> None:
         GatherSpec(1 if heads is None else heads, patch, dilation, stride, block)  # only to check
-        super().__init__(backend, heads=heads, patch=patch, dilation=dilation, stride=stride, block=block)
+        spec = {"heads": heads, "patch": patch, "dilation": dilation, "stride": stride, "block": block}
+        super().__init__(**spec, backend=backend)
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """(B, T, HD*C, H, W) values and weighted matches to (B, T, HD*C, Hq, Wq)."""
-        return functional.gather(value, weights, offsets, frames, **self.settings, backend=self.backend)
+        return functional.gather(value, weights, offsets, frames, **self.settings)
 
 
 class GatherStack(Gather):
@@ -154,11 +154,11 @@ class GatherStack(Gather):
         self, *, heads: int | None = None, stride: int = 1, block: int = 1, backend: str | None = None
     ) -> None:
         super().__init__(heads=heads, stride=stride, block=block, backend=backend)
-        self.settings = {"heads": heads, "stride": stride, "block": block}
+        del self.settings["patch"], self.settings["dilation"]
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """(B, T, HD*C, H, W) values and weighted matches to (B, HD, K, T, C, Hq, Wq)."""
-        return functional.gather_stack(value, weights, offsets, frames, **self.settings, backend=self.backend)
+        return functional.gather_stack(value, weights, offsets, frames, **self.settings)
 
 
 class Scatter(Gather):
@@ -181,7 +181,7 @@ class Scatter(Gather):
     ) -> Tensor:
         """(B, T, HD*C, Hq, Wq) and weighted matches to (B, T, HD*C, *size)."""
         matches = (weights, offsets, frames)
-        return functional.scatter(source, *matches, size=size, **self.settings, backend=self.backend)
+        return functional.scatter(source, *matches, size=size, **self.settings)
 
 
 class ShiftedAttention(nn.Module):
@@ -206,6 +206,5 @@ class ShiftedAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, flow: Tensor | None = None) -> Tensor:
         """(B, T, HD*C, H, W) query, key and value to (B, T, HD*Cv, Hq, Wq)."""
-        how = self.search.settings
-        scale, backend = self.weights.scale, self.search.backend
-        return functional.shifted_attention(query, key, value, flow, scale=scale, backend=backend, **how)
+        scale, how = self.weights.scale, self.search.settings
+        return functional.shifted_attention(query, key, value, flow, scale=scale, **how)
