@@ -30,12 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
     add("--quick", action="store_true", help="three small rows, in well under a minute")
-    add(
-        "--size",
-        action="append",
-        metavar="HxW",
-        help="only this frame size, with the goal's settings; repeatable",
-    )
+    size = "only this frame size, with the goal's settings; repeatable"
+    add("--size", action="append", metavar="HxW", help=size)
     add("--case", action="append", metavar="NAME", help="only this row of the table; repeatable")
     add("--methods", help="comma-separated, the yardstick first; own ones as FILE.py (default: all)")
     add("--seconds", type=float, help="time for each method, row and pass (default: 3; quick: 0.5)")

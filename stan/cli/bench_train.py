@@ -38,10 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=20, help="steps that are timed (default: %(default)s)")
     add("--profiled", type=int, default=5, help="steps after them under the profiler (default: %(default)s)")
     add("--own-data", action="store_true", help="train on the configuration's data, not on synthetic clips")
-    add(
-        "--operators",
-        help="comma-separated backends of the search: native, reference (default: what training takes)",
-    )
+    backends = "comma-separated backends of the search: native, reference (default: what training takes)"
+    add("--operators", help=backends)
     add("--operations", type=int, default=0, metavar="N", help="also name the N costliest operations")
     measuring.add_common_arguments(parser)
 

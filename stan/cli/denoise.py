@@ -43,37 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
     add("input", metavar="INPUT", help="video file, folder of pictures, glob pattern; - with --stream")
-    add(
-        "output",
-        metavar="OUTPUT",
-        help="video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream",
-    )
+    places = "video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream"
+    add("output", metavar="OUTPUT", help=places)
     help = "trained network: a file, or a name of `stan models` (default: the best of those for the device)"
     add("--checkpoint", metavar="FILE|NAME", help=help)
 
     noise = parser.add_argument_group("noise")
     level = noise.add_mutually_exclusive_group().add_argument
-    level(
-        "--sigma",
-        metavar="S",
-        type=_sigma,
-        help="noise level in 8-bit units, or auto (the default unless blind)",
-    )
+    units = "noise level in 8-bit units, or auto (the default unless blind)"
+    level("--sigma", metavar="S", type=_sigma, help=units)
     level("--blind", action="store_true", help="insist on a network that takes no noise level")
     noise.add_argument("--strength", metavar="X", type=float, default=1.0, help="factor on sigma (default 1)")
 
     result = parser.add_argument_group("result").add_argument
-    result(
-        "--codec",
-        metavar="NAME",
-        help="h264 h265 vp9 av1 ffv1 prores; for folders png jpeg tiff (default: by ending)",
-    )
-    result(
-        "--quality",
-        metavar="Q",
-        type=int,
-        help="the codec's own scale: CRF, lower is better; JPEG 1 to 100, higher is",
-    )
+    codecs = "h264 h265 vp9 av1 ffv1 prores; for folders png jpeg tiff (default: by ending)"
+    result("--codec", metavar="NAME", help=codecs)
+    scale = "the codec's own scale: CRF, lower is better; JPEG 1 to 100, higher is"
+    result("--quality", metavar="Q", type=int, help=scale)
     result("--lossless", action="store_true", help="no loss by the codec: FFV1 in .mkv, or h264 h265 vp9")
     result("--pixel-format", metavar="F", help="FFmpeg's name, e.g. yuv444p10le (default: as the input)")
     options = "for the encoder, e.g. preset=slow; again for more"
@@ -81,22 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     result("--fps", metavar="R", help="frames a second of pictures, e.g. 30000/1001 (default 25)")
     result("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     result("--compare", action="store_true", help="write noisy and denoised side by side")
-    result(
-        "--preview",
-        metavar="N",
-        type=int,
-        help="only N frames, as side-by-side pictures in the folder OUTPUT.preview",
-    )
+    pictures = "only N frames, as side-by-side pictures in the folder OUTPUT.preview"
+    result("--preview", metavar="N", type=int, help=pictures)
     result("--salvage", action="store_true", help="take what can be decoded of a damaged video")
 
     work = parser.add_argument_group("computing").add_argument
     work("--device", metavar="D", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    work(
-        "--precision",
-        choices=("auto", "32", "bf16", "16"),
-        default="auto",
-        help="arithmetic: auto is bf16 where the device is made for it, else 32 (default auto)",
-    )
+    arithmetic = "arithmetic: auto is bf16 where the device is made for it, else 32 (default auto)"
+    work("--precision", choices=("auto", "32", "bf16", "16"), default="auto", help=arithmetic)
     work("--memory", metavar="SIZE", help="memory to use at most, e.g. 4GiB (default: part of what is free)")
     work("--tile", metavar="N|HxW", type=_tile, help="tile size in pixels, instead of --memory")
     work("--overlap", metavar="N", type=int, help="pixels that tiles share (default 64)")

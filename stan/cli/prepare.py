@@ -38,13 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     origin("--source", type=Path, metavar="DIR", help="copy from an unpacked folder")
 
     fetch = parser.add_argument_group("download").add_argument
-    fetch(
-        "--url",
-        nargs="+",
-        default=[],
-        metavar="URL",
-        help="fetch these archives instead; an address that ends in / is a folder with the official names",
-    )
+    address = "fetch these archives instead; an address that ends in / is a folder with the official names"
+    fetch("--url", nargs="+", default=[], metavar="URL", help=address)
     fetch("--subset", choices=("all", "trainval", "test-dev"), default="all", help="which archives of davis")
     fetch("--sha256", nargs="+", default=[], metavar="HEX", help="checksums of the archives, in order")
     fetch("--keep", action="store_true", help="keep the archives in ROOT/.downloads")
