@@ -87,7 +87,6 @@ class Registry(Mapping[str, Any], Generic[T]):
         """Decorator: enter a class or function under `name`.
 
         Args:
-            name: what users write.
             declares: whose keyword-only arguments (or fields) are the settings; None: those of the entry itself.
             preset: defaults in place of the declared ones: several names may share one declaration.
 

@@ -100,9 +100,7 @@ class Setting:
     def checked(self, value: Any, key: str | None = None) -> Any:
         """`value` in the declared type (a whole number passes for a float, one item for a list of one).
 
-        Args:
-            value: as read from YAML, or as given in Python.
-            key: what the message calls it; None: its name.
+        A message calls it `key`, else by its name.
 
         Raises:
             ConfigError: naming key, value and what it should be.
@@ -152,8 +150,6 @@ def complete(
     """All settings of a component: those given, checked, and the defaults of the others.
 
     Args:
-        declaration: what declares them.
-        given: what is set.
         owner: the component in messages ("offset source 'dis'").
         prefix: goes before the name of a setting in messages.
         preset: defaults in place of the declared ones.

@@ -115,7 +115,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _cut(line: str) -> str:
     """A message in a length that people read, whatever was put in."""
     return line if len(line) <= 700 else f"{line[:500]} ... {line[-150:]}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

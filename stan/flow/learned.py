@@ -97,13 +97,7 @@ class LearnedFlow(OffsetSource):
 
 
 class Step(nn.Module):
-    """One level: match each frame of a clip with the one before it, around the flow so far.
-
-    Args:
-        channels: of the features.
-        window: side of the search window.
-        patch: side of the compared patches.
-    """
+    """One level: match each frame of a clip with the one before it, around the flow so far."""
 
     SEEN = 6
     """What the correction sees beside the features: both means of the displacement, its variance, the best score."""
@@ -117,9 +111,8 @@ class Step(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
         self.trust = nn.Parameter(torch.zeros(()))
         last = nn.Conv2d(channels, 2, 1)
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
+        for weight in last.parameters():
+            nn.init.zeros_(weight)
         self.correct = nn.Sequential(
             nn.Conv2d(channels + self.SEEN, channels, 3, padding=1),
             nn.LeakyReLU(0.1),

@@ -140,14 +140,9 @@ class _Search:
 def best_places(
     scores: list[Tensor], valid: list[Tensor], centre: Tensor, spec: SearchSpec | RefineSpec
 ) -> Tensor:
-    """The best candidates of the windows, as in `Matches`: from all windows together, or from each.
+    """Places (n, K) of the best candidates, as in `Matches`: from all windows together, or from each.
 
-    Args:
-        scores, valid: for each window (n, ws*ws).
-        centre: (n, 1), the query's own position in the first window.
-
-    Returns:
-        places (n, K).
+    `scores` and `valid` hold (n, ws*ws) for each window; `centre` (n, 1) is the query's own position in the first.
     """
     each = isinstance(spec, SearchSpec) and spec.select == "each"
     self_match = spec.self_match if isinstance(spec, SearchSpec) else "keep"
