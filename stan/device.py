@@ -9,7 +9,7 @@ import torch
 from stan.errors import ConfigError
 
 
-def choose(name: str | torch.device = "auto", index: int | None = None) -> torch.device:
+def choose(name: str | torch.device = "auto") -> torch.device:
     """The device called `name`, tried out.
 
     Args:

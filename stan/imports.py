@@ -68,16 +68,14 @@ def _import(name: str, origin: str, quiet: bool) -> bool:
         raise ConfigError(f"{origin}: module {name!r} fails: {_where(error)}") from error
     finally:
         sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(
-                here
-            )  # last: for what the module imports later, and hiding nothing of the environment
+        if (
+            here not in sys.path
+        ):  # last: for what the module imports later, and hiding nothing of the environment
+            sys.path.append(here)
     place = getattr(module, "__file__", None) or "Python itself"
     home = Path(place).parent
     new = [getattr(sys.modules[key], "__file__", None) for key in set(sys.modules) - before]
-    _files.update(
-        path for path in map(Path, filter(None, new)) if home == path.parent or home in path.parents
-    )
+    _files.update(path for path in map(Path, filter(None, new)) if home in path.parents)
     if not quiet:
         print(f"stan: {origin} imports {name} from {place}", file=sys.stderr)
     return True

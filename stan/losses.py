@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ def charbonnier(denoised: Tensor, clean: Tensor, *, epsilon: Epsilon = 1e-3) -> 
     """Mean of sqrt(difference^2 + epsilon^2): L1 with a smooth foot (Charbonnier et al., ICIP 1994).
 
     Args:
-        denoised: any shape.
-        clean: the same shape.
         epsilon: smoothing near zero, in units of [0, 1] video.
     """
     return ((denoised - clean).square() + epsilon**2).sqrt().mean()
@@ -32,8 +30,6 @@ def rmse(denoised: Tensor, clean: Tensor, *, epsilon: Epsilon = 1e-3) -> Tensor:
     """sqrt(mean(difference^2) + epsilon^2) over the whole batch: the loss of arXiv 2309.16849.
 
     Args:
-        denoised: any shape.
-        clean: the same shape.
         epsilon: smoothing near zero, in units of [0, 1] video.
     """
     return ((denoised - clean).square().mean() + epsilon**2).sqrt()
@@ -58,10 +54,5 @@ def psnr(denoised: Tensor, clean: Tensor) -> Tensor:
     return 10 * torch.log10(mse + 1e-8).mean()
 
 
-def build(name: str, **settings: Any) -> Loss:
-    """The loss of that name with its settings filled in.
-
-    Raises:
-        ConfigError: for an unknown name or setting, or a value out of bounds.
-    """
-    return losses.bind(name, **settings)
+build = losses.bind
+"""The loss of that name with its settings filled in."""

@@ -87,7 +87,6 @@ class Registry(Mapping[str, Any], Generic[T]):
         """Decorator: enter a class or function under `name`.
 
         Args:
-            name: what users write.
             declares: whose keyword-only arguments (or fields) are the settings; None: those of the entry itself.
             preset: defaults in place of the declared ones: several names may share one declaration.
 
@@ -98,9 +97,8 @@ class Registry(Mapping[str, Any], Generic[T]):
         def enter(factory: F) -> F:
             for label in self.labels if inspect.isclass(factory) else ():
                 setattr(factory, label, name)
-            self._enter(
-                name, Component(factory, declares or factory, preset or {}, _first_sentence(factory.__doc__))
-            )
+            summary = _first_sentence(factory.__doc__)
+            self._enter(name, Component(factory, declares or factory, preset or {}, summary))
             return factory
 
         return enter
@@ -132,8 +130,6 @@ class Registry(Mapping[str, Any], Generic[T]):
         """All settings of the entry `name`: those given, checked, and its defaults for the others.
 
         Args:
-            name: of the entry.
-            given: what is set.
             prefix: goes before the name of a setting in messages.
 
         Raises:
@@ -152,7 +148,6 @@ class Registry(Mapping[str, Any], Generic[T]):
         """Make the entry `name`.
 
         Args:
-            name: of the entry.
             given: positional arguments that every entry of this table takes.
             settings: what differs from its defaults.
 

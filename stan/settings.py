@@ -82,7 +82,6 @@ class Setting:
     """One setting of a component or of the configuration.
 
     Attributes:
-        name: its name.
         type: its annotation, bounds and choices included.
         default: its default; `REQUIRED` if it must be given.
         help: meaning and unit.
@@ -101,9 +100,7 @@ class Setting:
     def checked(self, value: Any, key: str | None = None) -> Any:
         """`value` in the declared type (a whole number passes for a float, one item for a list of one).
 
-        Args:
-            value: as read from YAML, or as given in Python.
-            key: what the message calls it; None: its name.
+        A message calls it `key`, else by its name.
 
         Raises:
             ConfigError: naming key, value and what it should be.
@@ -117,13 +114,9 @@ class Setting:
             raise ConfigError(f"{key}={short(value)} should be {words(self.type)}") from None
 
 
+@functools.cache
 def settings_of(declaration: Any) -> Mapping[str, Setting]:
     """The settings that a function, a class or a dataclass declares, by name, in their order."""
-    return _settings_of(declaration)
-
-
-@functools.cache
-def _settings_of(declaration: Any) -> Mapping[str, Setting]:
     helps = documented(declaration)
     if dataclasses.is_dataclass(declaration):
         hints = typing.get_type_hints(declaration, include_extras=True)
@@ -132,14 +125,15 @@ def _settings_of(declaration: Any) -> Mapping[str, Setting]:
             for f in dataclasses.fields(declaration)
         ]
     else:
+        none, parameters = inspect.Parameter.empty, inspect.signature(declaration, eval_str=True).parameters
         found = [
             Setting(
                 p.name,
-                _annotation(p),
-                p.default if p.default is not p.empty else REQUIRED,
+                Any if p.annotation is none else p.annotation,
+                REQUIRED if p.default is none else p.default,
                 helps.get(p.name, ""),
             )
-            for p in inspect.signature(declaration, eval_str=True).parameters.values()
+            for p in parameters.values()
             if p.kind is p.KEYWORD_ONLY
         ]
     return types.MappingProxyType({setting.name: setting for setting in found})
@@ -156,8 +150,6 @@ def complete(
     """All settings of a component: those given, checked, and the defaults of the others.
 
     Args:
-        declaration: what declares them.
-        given: what is set.
         owner: the component in messages ("offset source 'dis'").
         prefix: goes before the name of a setting in messages.
         preset: defaults in place of the declared ones.
@@ -189,20 +181,14 @@ def complete(
 
 
 def named(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a constructor, for its base: ``super().__init__(**named(locals()))``.
-
-    Args:
-        scope: ``locals()`` in its first line, where all arguments are settings.
-    """
+    """The settings of a constructor, for its base: ``super().__init__(**named(locals()))`` in its first line."""
     return {name: value for name, value in scope.items() if name not in ("self", "__class__")}
 
 
-def plain(record: Any) -> dict[str, Any]:
-    """A dataclass of settings as plain data that YAML and JSON can hold: its tuples are lists."""
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in dataclasses.asdict(record).items()
-    }
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings, or a dataclass of them, as plain data that YAML and JSON can hold: tuples become lists."""
+    known = settings if isinstance(settings, Mapping) else dataclasses.asdict(settings)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
 
 
 def companion(name: str) -> str:
@@ -311,9 +297,9 @@ def _fitted(value: Any, hint: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if hint is float and (whole or isinstance(value, float)) and abs(value) <= sys.float_info.max:  # no NaN
         return float(value)
-    if hint in (bool, int, type(None)) and isinstance(value, hint) and (hint is not int or whole):
-        if hint is int and abs(value) >= 1 << 63:
-            raise _Misfit
+    if hint in (bool, type(None)) and isinstance(value, hint):
+        return value
+    if hint is int and whole and abs(value) < 1 << 63:
         return value
     raise _Misfit
 
@@ -331,11 +317,6 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (Union, types.UnionType)
 
 
-def _annotation(parameter: inspect.Parameter) -> Any:
-    return Any if parameter.annotation is parameter.empty else parameter.annotation
-
-
 def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()

@@ -26,9 +26,8 @@ def source_hash(*parts: str) -> str:
 def _hash(parts: tuple[str, ...], foreign: tuple[Path, ...]) -> str:
     paths = list(foreign)
     for part in map(PACKAGE.joinpath, parts):
-        paths += (
-            [part] if part.is_file() else [p for p in part.rglob("*") if p.suffix in (".py", ".so", ".pyd")]
-        )
+        files = [part] if part.is_file() else part.rglob("*")
+        paths += [path for path in files if path.suffix in (".py", ".so", ".pyd")]
     digest = hashlib.sha256()
     for path in sorted(paths):
         with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
 """The ``stan`` command.
 
 Each sub-command is a module of this package with three names: ``HELP`` (one line), ``add_arguments(parser)``
-and ``run(args) -> int`` (the exit code). Heavy imports stay inside ``run`` so that ``--help`` is instant.
+and ``run(args) -> int`` (the exit code); ``EPILOG``, where there is one, ends its help. Heavy imports stay inside
+``run`` so that ``--help`` is instant.
 
 Exit codes: 0 done; 2 the input's fault, told in one line; 130 interrupted by Ctrl-C; 1 a defect of ours, also told
 in one line, with its traceback in a file (see `stan.cli.failures`).
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {_cut(message)}; `{self.prog} --help` explains\n")
 
 
-def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = Parser(
         prog="stan",
@@ -66,13 +67,14 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name in commands:
+    for name in COMMANDS:
         module = importlib.import_module(f"stan.cli.{name}")
         subparser = subparsers.add_parser(
             name,
             help=module.HELP,
             description=module.HELP,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=getattr(module, "EPILOG", None),
         )
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
@@ -113,7 +115,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _cut(line: str) -> str:
     """A message in a length that people read, whatever was put in."""
     return line if len(line) <= 700 else f"{line[:500]} ... {line[-150:]}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure; each kind has its own arguments."""
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     for name, module in KINDS.items():
-        module.add_arguments(kinds.add_parser(name, help=module.HELP, description=module.HELP))
+        kind = kinds.add_parser(name, help=module.HELP, description=module.HELP, epilog=module.EPILOG)
+        kind.formatter_class = argparse.RawDescriptionHelpFormatter
+        module.add_arguments(kind)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stan.cli import measuring
+from stan.errors import StanError
 
 if TYPE_CHECKING:
     from stan.experiments.operator_bench import Case
@@ -25,37 +27,18 @@ yardstick of the ratios.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure and how long."""
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)"
-    )
-    parser.add_argument("--quick", action="store_true", help="three small rows, in well under a minute")
-    parser.add_argument(
-        "--size",
-        action="append",
-        metavar="HxW",
-        help="only this frame size, with the goal's settings; repeatable",
-    )
-    parser.add_argument(
-        "--case", action="append", metavar="NAME", help="only this row of the table; repeatable"
-    )
-    parser.add_argument(
-        "--methods", help="comma-separated, the yardstick first; own ones as FILE.py (default: all)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, help="time for each method, row and pass (default: 3; quick: 0.5)"
-    )
-    parser.add_argument(
-        "--limit", type=float, default=60, help="give a call up after this many seconds (default: 60)"
-    )
-    parser.add_argument(
-        "--memory", type=float, help="GiB a method may take on the CPU (default: 60 %% of what is free)"
-    )
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    add("--quick", action="store_true", help="three small rows, in well under a minute")
+    size = "only this frame size, with the goal's settings; repeatable"
+    add("--size", action="append", metavar="HxW", help=size)
+    add("--case", action="append", metavar="NAME", help="only this row of the table; repeatable")
+    add("--methods", help="comma-separated, the yardstick first; own ones as FILE.py (default: all)")
+    add("--seconds", type=float, help="time for each method, row and pass (default: 3; quick: 0.5)")
+    add("--limit", type=float, default=60, help="give a call up after this many seconds (default: 60)")
+    add("--memory", type=float, help="GiB a method may take on the CPU (default: 60 %% of what is free)")
     measuring.add_common_arguments(parser)
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="also write the tables as Markdown to FILE"
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
+    add("--markdown", type=Path, metavar="FILE", help="also write the tables as Markdown to FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from stan.errors import StanError
     from stan.experiments import operator_bench
     from stan.experiments.operator_bench.methods import METHODS, method
     from stan.experiments.operator_bench.report import disagreements, markdown
@@ -98,9 +80,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _cases(args: argparse.Namespace) -> list[Case]:
     """The rows asked for."""
-    from dataclasses import replace
-
-    from stan.errors import StanError
     from stan.experiments.operator_bench.cases import GOAL, table
 
     cases = table(args.device, args.quick)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stan.cli import measuring
+from stan.errors import StanError
 
 if TYPE_CHECKING:
     from stan.config import Config
@@ -30,26 +31,17 @@ Options stand behind the key=value words.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train and how long."""
-    parser.add_argument("config", metavar="CONFIG", nargs="?", help=f"YAML file (default: {CONFIG})")
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings laid over CONFIG")
-    parser.add_argument("--models", help="comma-separated networks (default: the configuration's)")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default: %(default)s)")
-    parser.add_argument(
-        "--profiled", type=int, default=5, help="steps after them under the profiler (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--own-data", action="store_true", help="train on the configuration's data, not on synthetic clips"
-    )
-    parser.add_argument(
-        "--operators",
-        help="comma-separated backends of the search: native, reference (default: what training takes)",
-    )
-    parser.add_argument(
-        "--operations", type=int, default=0, metavar="N", help="also name the N costliest operations"
-    )
+    add = parser.add_argument
+    add("config", metavar="CONFIG", nargs="?", help=f"YAML file (default: {CONFIG})")
+    add("overrides", metavar="key=value", nargs="*", help="settings laid over CONFIG")
+    add("--models", help="comma-separated networks (default: the configuration's)")
+    add("--steps", type=int, default=20, help="steps that are timed (default: %(default)s)")
+    add("--profiled", type=int, default=5, help="steps after them under the profiler (default: %(default)s)")
+    add("--own-data", action="store_true", help="train on the configuration's data, not on synthetic clips")
+    backends = "comma-separated backends of the search: native, reference (default: what training takes)"
+    add("--operators", help=backends)
+    add("--operations", type=int, default=0, metavar="N", help="also name the N costliest operations")
     measuring.add_common_arguments(parser)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +49,6 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of itself on standard error
     from rich.console import Console
 
-    from stan.errors import StanError
     from stan.experiments import training_bench
 
     for name, least in (("steps", 1), ("profiled", 1), ("operations", 0)):

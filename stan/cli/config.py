@@ -9,9 +9,7 @@ from stan.cli.common import add_config_arguments, load_config
 HELP = "print the resolved configuration as YAML, every key with its meaning"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_config_arguments(parser)
+add_arguments = add_config_arguments
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 HELP = "data, training, fine-tuning, evaluation and a denoised video on a small scale, without a download"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--output", default="runs/demo", metavar="DIR", help="folder for all of it (runs/demo)"
-    )
-    parser.add_argument("--steps", type=int, metavar="N", help="training steps; fewer is quicker and worse")
+    add = parser.add_argument
+    add("--output", default="runs/demo", metavar="DIR", help="folder for all of it (runs/demo)")
+    add("--steps", type=int, metavar="N", help="training steps; fewer is quicker and worse")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; print the table and the paths."""
-    from pathlib import Path
-
     from rich.console import Console
     from rich.table import Table
 
@@ -26,13 +24,11 @@ def run(args: argparse.Namespace) -> int:
 
     console = Console()
     demo = run_demo(Path(args.output), console, args.steps)
-    table = Table(
-        "network", "sigma", "noisy dB", "PSNR dB", "gain dB", "SSIM", title="Clips held out of training"
-    )
+    headings = ("network", "sigma", "noisy dB", "PSNR dB", "gain dB", "SSIM")
+    table = Table(*headings, title="Clips held out of training")
     for network, sigma, noisy, psnr, ssim in demo.table:
-        table.add_row(
-            network, f"{sigma:g}", f"{noisy:.2f}", f"{psnr:.2f}", f"{psnr - noisy:+.2f}", f"{ssim:.4f}"
-        )
+        decibels = (f"{noisy:.2f}", f"{psnr:.2f}", f"{psnr - noisy:+.2f}")
+        table.add_row(network, f"{sigma:g}", *decibels, f"{ssim:.4f}")
     console.print(table)
     for name, path in demo.files.items():
         console.print(f"{name:22s} {path}", highlight=False, soft_wrap=True)

@@ -6,8 +6,9 @@ import argparse
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stan.cli.progress import progress_bar
@@ -40,76 +41,51 @@ as OUTPUT's name with .partial before the ending. docs/denoise.md shows every op
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.epilog = EPILOG
-
-    def add(group: Any, name: str, metavar: str | None, help: str, **more: Any) -> None:
-        group.add_argument(name, metavar=metavar, help=help, **more)
-
-    def flag(group: Any, name: str, help: str) -> None:
-        group.add_argument(name, action="store_true", help=help)
-
-    add(parser, "input", "INPUT", "video file, folder of pictures, glob pattern; - with --stream")
-    add(parser, "output", "OUTPUT", "video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream")
+    add = parser.add_argument
+    add("input", metavar="INPUT", help="video file, folder of pictures, glob pattern; - with --stream")
+    places = "video (.mp4 .mov .mkv .webm), folder, or one picture; - with --stream"
+    add("output", metavar="OUTPUT", help=places)
     help = "trained network: a file, or a name of `stan models` (default: the best of those for the device)"
-    add(parser, "--checkpoint", "FILE|NAME", help)
+    add("--checkpoint", metavar="FILE|NAME", help=help)
 
     noise = parser.add_argument_group("noise")
-    level = noise.add_mutually_exclusive_group()
-    add(level, "--sigma", "S", "noise level in 8-bit units, or auto (the default unless blind)", type=_sigma)
-    flag(level, "--blind", "insist on a network that takes no noise level")
-    add(noise, "--strength", "X", "factor on sigma (default 1)", type=float, default=1.0)
+    level = noise.add_mutually_exclusive_group().add_argument
+    units = "noise level in 8-bit units, or auto (the default unless blind)"
+    level("--sigma", metavar="S", type=_sigma, help=units)
+    level("--blind", action="store_true", help="insist on a network that takes no noise level")
+    noise.add_argument("--strength", metavar="X", type=float, default=1.0, help="factor on sigma (default 1)")
 
-    result = parser.add_argument_group("result")
-    add(
-        result,
-        "--codec",
-        "NAME",
-        "h264 h265 vp9 av1 ffv1 prores; for folders png jpeg tiff (default: by ending)",
-    )
-    add(
-        result,
-        "--quality",
-        "Q",
-        "the codec's own scale: CRF, lower is better; JPEG 1 to 100, higher is",
-        type=int,
-    )
-    flag(result, "--lossless", "no loss by the codec: FFV1 in .mkv, or h264 h265 vp9")
-    add(result, "--pixel-format", "F", "FFmpeg's name, e.g. yuv444p10le (default: as the input)")
+    result = parser.add_argument_group("result").add_argument
+    codecs = "h264 h265 vp9 av1 ffv1 prores; for folders png jpeg tiff (default: by ending)"
+    result("--codec", metavar="NAME", help=codecs)
+    scale = "the codec's own scale: CRF, lower is better; JPEG 1 to 100, higher is"
+    result("--quality", metavar="Q", type=int, help=scale)
+    result("--lossless", action="store_true", help="no loss by the codec: FFV1 in .mkv, or h264 h265 vp9")
+    result("--pixel-format", metavar="F", help="FFmpeg's name, e.g. yuv444p10le (default: as the input)")
     options = "for the encoder, e.g. preset=slow; again for more"
-    add(result, "--encoder-option", "K=V", options, action="append", default=[])
-    add(result, "--fps", "R", "frames a second of pictures, e.g. 30000/1001 (default 25)")
-    flag(result, "--overwrite", "replace OUTPUT if it exists")
-    flag(result, "--compare", "write noisy and denoised side by side")
-    add(
-        result,
-        "--preview",
-        "N",
-        "only N frames, as side-by-side pictures in the folder OUTPUT.preview",
-        type=int,
-    )
-    flag(result, "--salvage", "take what can be decoded of a damaged video")
+    result("--encoder-option", metavar="K=V", action="append", default=[], help=options)
+    result("--fps", metavar="R", help="frames a second of pictures, e.g. 30000/1001 (default 25)")
+    result("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    result("--compare", action="store_true", help="write noisy and denoised side by side")
+    pictures = "only N frames, as side-by-side pictures in the folder OUTPUT.preview"
+    result("--preview", metavar="N", type=int, help=pictures)
+    result("--salvage", action="store_true", help="take what can be decoded of a damaged video")
 
-    work = parser.add_argument_group("computing")
-    add(work, "--device", "D", "cpu, cuda, cuda:1 (default: a GPU if there is one)", default="auto")
-    add(
-        work,
-        "--precision",
-        None,
-        "arithmetic: auto is bf16 where the device is made for it, else 32 (default auto)",
-        choices=("auto", "32", "bf16", "16"),
-        default="auto",
-    )
-    add(work, "--memory", "SIZE", "memory to use at most, e.g. 4GiB (default: part of what is free)")
-    add(work, "--tile", "N|HxW", "tile size in pixels, instead of --memory", type=_tile)
-    add(work, "--overlap", "N", "pixels that tiles share (default 64)", type=int)
-    add(work, "--chunk", "T", "frames computed together, instead of --memory", type=int)
-    flag(work, "--no-scene-cuts", "do not look for cuts: take INPUT as one scene")
+    work = parser.add_argument_group("computing").add_argument
+    work("--device", metavar="D", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    arithmetic = "arithmetic: auto is bf16 where the device is made for it, else 32 (default auto)"
+    work("--precision", choices=("auto", "32", "bf16", "16"), default="auto", help=arithmetic)
+    work("--memory", metavar="SIZE", help="memory to use at most, e.g. 4GiB (default: part of what is free)")
+    work("--tile", metavar="N|HxW", type=_tile, help="tile size in pixels, instead of --memory")
+    work("--overlap", metavar="N", type=int, help="pixels that tiles share (default 64)")
+    work("--chunk", metavar="T", type=int, help="frames computed together, instead of --memory")
+    work("--no-scene-cuts", action="store_true", help="do not look for cuts: take INPUT as one scene")
 
-    stream = parser.add_argument_group("streaming")
-    flag(stream, "--stream", "frame by frame, with a fixed small delay; Y4M or raw")
-    add(stream, "--size", "WxH", "raw input: picture size", type=_size)
-    add(stream, "--raw", "F", "raw input: FFmpeg's pixel format, e.g. rgb24 or yuv420p")
-    add(stream, "--window", "T", "frames seen at once (default: twice the network's reach)", type=int)
+    stream = parser.add_argument_group("streaming").add_argument
+    stream("--stream", action="store_true", help="frame by frame, with a fixed small delay; Y4M or raw")
+    stream("--size", metavar="WxH", type=_size, help="raw input: picture size")
+    stream("--raw", metavar="F", help="raw input: FFmpeg's pixel format, e.g. rgb24 or yuv420p")
+    stream("--window", metavar="T", type=int, help="frames seen at once (default: twice the network's reach)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -128,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def _file(args: argparse.Namespace) -> int:
     from stan.inference.files import denoise_file, preview_file
 
-    _refuse(args, ("--size", "--raw", "--window"), "goes with --stream only")
+    _refuse(args, "--size --raw --window", "goes with --stream only")
     if args.preview is not None and args.compare:
         raise ConfigError("--preview already shows noisy beside denoised: leave --compare out")
     settings = _settings(args)
@@ -147,9 +123,8 @@ def _stream(args: argparse.Namespace) -> int:
     from stan.inference.stream import RawFormat, denoise_stream
 
     _refuse(args, _STORED, "does not go with --stream: ffmpeg on the far side of the pipe does that")
-    _refuse(
-        args, _CUT, "does not go with --stream: whole frames are computed, as many at once as --window says"
-    )
+    whole = "does not go with --stream: whole frames are computed, as many at once as --window says"
+    _refuse(args, _CUT, whole)
     raw = None
     if args.raw is not None or args.size is not None:
         if args.raw is None or args.size is None:
@@ -161,24 +136,13 @@ def _stream(args: argparse.Namespace) -> int:
     return _report(result, args.strength)
 
 
-_STORED = (
-    "--codec",
-    "--quality",
-    "--lossless",
-    "--pixel-format",
-    "--encoder-option",
-    "--compare",
-    "--preview",
-    "--salvage",
-    "--overwrite",
-    "--fps",
-)
-_CUT = ("--chunk", "--memory", "--tile", "--overlap")
+_STORED = "--codec --quality --lossless --pixel-format --encoder-option --compare --preview --salvage --overwrite --fps"
+_CUT = "--chunk --memory --tile --overlap"
 
 
-def _refuse(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+def _refuse(args: argparse.Namespace, names: str, why: str) -> None:
     """Refuse those of the arguments `names` that are given, be it as 0."""
-    for name in names:
+    for name in names.split():
         value = getattr(args, name[2:].replace("-", "_"))
         if value is not None and value is not False and value != []:
             raise ConfigError(f"{name} {why}")
@@ -279,19 +243,17 @@ def _tiles(args: argparse.Namespace) -> TilePlan | None:
         raise ConfigError(
             "--memory chooses tiles and chunks by itself: leave --tile, --chunk and --overlap out"
         )
-    from dataclasses import replace
-
     from stan.inference import TilePlan
 
     plan = TilePlan()
     if args.chunk is not None:
         plan = TilePlan(frames=args.chunk, frame_overlap=max(0, min(plan.frame_overlap, args.chunk - 1)))
-    if args.tile is not None:
-        overlap = args.overlap
-        if overlap is None:
-            overlap = max(0, min(plan.overlap, min(args.tile) // 4))
-        return replace(plan, height=args.tile[0], width=args.tile[1], overlap=overlap)
-    return plan if args.overlap is None else replace(plan, overlap=args.overlap)
+    overlap = plan.overlap if args.overlap is None else args.overlap
+    if args.tile is None:
+        return replace(plan, overlap=overlap)
+    if args.overlap is None:
+        overlap = max(0, min(overlap, min(args.tile) // 4))
+    return replace(plan, height=args.tile[0], width=args.tile[1], overlap=overlap)
 
 
 @contextmanager

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import platform
 import re
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
 HELP = "print versions, devices, and which operator backend is used and why not another"
 
@@ -18,10 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-    from pathlib import Path
-
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -43,16 +42,12 @@ def run(args: argparse.Namespace) -> int:
     table.add_row("cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            memory = properties.total_memory / 2**30
-            table.add_row(
-                f"cuda:{index}",
-                f"{properties.name}, {memory:.0f} GiB, sm_{properties.major}{properties.minor}",
-            )
+            gpu = torch.cuda.get_device_properties(index)
+            memory = f"{gpu.total_memory / 2**30:.0f} GiB"
+            table.add_row(f"cuda:{index}", f"{gpu.name}, {memory}, sm_{gpu.major}{gpu.minor}")
     else:
-        reason = (
-            "torch is a CPU build" if torch.version.cuda is None else f"torch has CUDA {torch.version.cuda}"
-        )
+        build = torch.version.cuda
+        reason = "torch is a CPU build" if build is None else f"torch has CUDA {build}"
         table.add_row("cuda", f"no device found ({reason})")
     for label, text in backend.report().items():
         table.add_row(label, str(text))
@@ -62,8 +57,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _packages() -> list[str]:
     """What stan needs or can use, as its own metadata says (`pyproject.toml`); without it, its own name."""
-    from importlib.metadata import PackageNotFoundError, requires
-
     try:
         needed = requires(DISTRIBUTION) or []
     except PackageNotFoundError:  # run from its sources

@@ -20,16 +20,13 @@ folder. Killed, the same command goes on where it stopped. Options stand behind 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("name", nargs="?", help="an experiment, or a YAML file; left out: list them")
-    parser.add_argument(
-        "words", metavar="key=value", nargs="*", help="settings laid over the experiment's own"
-    )
-    parser.add_argument("--quick", action="store_true", help="the short form: at most 5 minutes on 2 cores")
-    parser.add_argument("--output", metavar="DIR", help="folder of the results")
-    parser.add_argument("--report", action="store_true", help="compute nothing, only report what is there")
-    parser.add_argument("--settings", action="store_true", help="print the settings with their meaning")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("name", nargs="?", help="an experiment, or a YAML file; left out: list them")
+    add("words", metavar="key=value", nargs="*", help="settings laid over the experiment's own")
+    add("--quick", action="store_true", help="the short form: at most 5 minutes on 2 cores")
+    add("--output", metavar="DIR", help="folder of the results")
+    add("--report", action="store_true", help="compute nothing, only report what is there")
+    add("--settings", action="store_true", help="print the settings with their meaning")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,14 +25,10 @@ _REASONS = {
 
 
 def told(error: Exception) -> tuple[int, str]:
-    """The exit code and the line for an error that has ended a command.
+    """The exit code and the line for an error that has ended a command, whatever it is.
 
-    Args:
-        error: whatever was raised.
-
-    Returns:
-        2 and what is wrong, for bad input and for what the machine lacks; 1 for a defect of this program, whose
-        traceback is kept in a file that the line names.
+    The code is 2 for bad input and for what the machine lacks; 1 for a defect of this program, whose traceback is kept
+    in a file that the line names.
     """
     if isinstance(error, StanError):
         return BAD_INPUT, " ".join(str(error).split())
@@ -40,10 +36,8 @@ def told(error: Exception) -> tuple[int, str]:
         return BAD_INPUT, line
     text = _first_line(error)
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
-        return (
-            BAD_INPUT,
-            f"there is not enough memory ({text}): take smaller frames, windows, crops or batches",
-        )
+        smaller = "take smaller frames, windows, crops or batches"
+        return BAD_INPUT, f"there is not enough memory ({text}): {smaller}"
     if isinstance(error, RecursionError):
         return BAD_INPUT, "the input is nested too deeply"
     if isinstance(error, ValueError) and "embedded null" in text:
@@ -78,6 +72,5 @@ def _kept(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return next(
-        (" ".join(line.split()) for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
+    first = str(error).strip().partition("\n")[0]
+    return " ".join(first.split()) or type(error).__name__

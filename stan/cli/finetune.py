@@ -10,9 +10,7 @@ from stan.cli.train import report
 HELP = "go on from a checkpoint at new noise levels: stan finetune CONFIG checkpoint=FILE noise.sigma=70"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_config_arguments(parser)
+add_arguments = add_config_arguments
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,13 +26,8 @@ def run(args: argparse.Namespace) -> int:
         table = Table("sigma", "level", "noisy", "before", "after", "change", title="Validation PSNR, dB")
         for gain in gains:
             change = gain.after - gain.before
-            table.add_row(
-                f"{gain.sigma:g}",
-                gain.origin,
-                f"{gain.psnr_noisy:.2f}",
-                f"{gain.before:.2f}",
-                f"{gain.after:.2f}",
-                f"[{'green' if change > 0 else 'red'}]{change:+.2f}",
-            )
+            figures = [f"{psnr:.2f}" for psnr in (gain.psnr_noisy, gain.before, gain.after)]
+            colour = "green" if change > 0 else "red"
+            table.add_row(f"{gain.sigma:g}", gain.origin, *figures, f"[{colour}]{change:+.2f}")
         Console().print(table)
     return report(result)

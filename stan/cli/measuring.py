@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stan.errors import StanError
+from stan.files import write_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -26,8 +29,6 @@ def prepare(threads: int | None, *files: Path | None) -> None:
         StanError: no thread, or a folder that does not exist.
     """
     import torch
-
-    from stan.errors import StanError
 
     for path in files:
         if path is not None and not path.parent.is_dir():
@@ -54,8 +55,6 @@ def counting(console: Console, beginning: str, count: int, done: str) -> Iterato
 
 def keep(console: Console, path: Path | None, content: str | Mapping[str, Any]) -> None:
     """Write a text, or plain data as JSON, where a file is asked for; under its final name it is always complete."""
-    from stan.files import write_text
-
     if path is not None:
         write_text(path, content if isinstance(content, str) else json.dumps(content, indent=1) + "\n")
         console.print(f"wrote {path}")

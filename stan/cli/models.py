@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 HELP = "list the trained weights that come with the package: size, training, PSNR, speed"
 
@@ -14,8 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list."""
-    import json
-
     from rich.console import Console
     from rich.table import Table
 
@@ -23,19 +22,15 @@ def run(args: argparse.Namespace) -> int:
 
     found = shipped()
     if args.json:
-        print(
-            json.dumps(
-                {weights.name: {**weights.facts, "path": str(weights.path)} for weights in found}, indent=2
-            )
-        )
+        known = {weights.name: {**weights.facts, "path": str(weights.path)} for weights in found}
+        print(json.dumps(known, indent=2))
         return 0
     console = Console()
     if not found:
         console.print("no trained weights come with this installation")
         return 0
-    levels = [
-        level for level in ("10", "30", "50") if all(level in weights.facts["psnr"] for weights in found)
-    ]
+    measured = [weights.facts["psnr"] for weights in found]
+    levels = [level for level in ("10", "30", "50") if all(level in psnr for psnr in measured)]
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     for heading in ("name", "parameters", "file", "sigma", *(f"dB@{level}" for level in levels), "speed"):
         table.add_column(heading, justify="left" if heading in ("name", "speed") else "right")
@@ -53,9 +48,8 @@ def run(args: argparse.Namespace) -> int:
         )
     console.print(table)
     for weights in found:
-        console.print(
-            f"\n{weights.name}: {weights.facts['summary']}\n  {weights.path}", highlight=False, soft_wrap=True
-        )
+        text = f"\n{weights.name}: {weights.facts['summary']}\n  {weights.path}"
+        console.print(text, highlight=False, soft_wrap=True)
     protocols = "; ".join(sorted({weights.facts["protocol"] for weights in found}))
     devices = "; ".join(sorted({row["device"] for weights in found for row in weights.facts["speed"][:1]}))
     told = f"\nPSNR by noise level: {protocols}. Speed: frames a second on {devices}."

@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stan.errors import ConfigError
+
 if TYPE_CHECKING:
     from stan.data.prepare import Prepared
 
 HELP = "download, unpack, check and decode a data set, or make the synthetic one"
 
-_EPILOG = """\
+EPILOG = """\
 examples:
   stan prepare davis --download                      both official archives (1.0 GB), to data/DAVIS
   stan prepare davis --archive DAVIS-2017-trainval-480p.zip DAVIS-2017-test-dev-480p.zip
@@ -27,51 +29,37 @@ _ROOTS = {"davis": "data/DAVIS", "set8": "data/Set8", "synthetic": "data/synthet
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog = _EPILOG
-    parser.add_argument("kind", choices=list(_ROOTS), help="which data set")
-    parser.add_argument("--root", type=Path, help="its folder (default data/DAVIS, data/Set8, ...)")
-    origin = parser.add_mutually_exclusive_group()
-    origin.add_argument("--download", action="store_true", help="fetch it from its authors, or from --url")
-    origin.add_argument(
-        "--archive", type=Path, nargs="+", default=[], metavar="FILE", help="unpack zip or tar files"
-    )
-    origin.add_argument("--source", type=Path, metavar="DIR", help="copy from an unpacked folder")
+    add = parser.add_argument
+    add("kind", choices=list(_ROOTS), help="which data set")
+    add("--root", type=Path, help="its folder (default data/DAVIS, data/Set8, ...)")
+    origin = parser.add_mutually_exclusive_group().add_argument
+    origin("--download", action="store_true", help="fetch it from its authors, or from --url")
+    origin("--archive", type=Path, nargs="+", default=[], metavar="FILE", help="unpack zip or tar files")
+    origin("--source", type=Path, metavar="DIR", help="copy from an unpacked folder")
 
-    fetch = parser.add_argument_group("download")
-    fetch.add_argument(
-        "--url",
-        nargs="+",
-        default=[],
-        metavar="URL",
-        help="fetch these archives instead; an address that ends in / is a folder with the official names",
-    )
-    fetch.add_argument(
-        "--subset", choices=("all", "trainval", "test-dev"), default="all", help="which archives of davis"
-    )
-    fetch.add_argument(
-        "--sha256", nargs="+", default=[], metavar="HEX", help="checksums of the archives, in order"
-    )
-    fetch.add_argument("--keep", action="store_true", help="keep the archives in ROOT/.downloads")
+    fetch = parser.add_argument_group("download").add_argument
+    address = "fetch these archives instead; an address that ends in / is a folder with the official names"
+    fetch("--url", nargs="+", default=[], metavar="URL", help=address)
+    fetch("--subset", choices=("all", "trainval", "test-dev"), default="all", help="which archives of davis")
+    fetch("--sha256", nargs="+", default=[], metavar="HEX", help="checksums of the archives, in order")
+    fetch("--keep", action="store_true", help="keep the archives in ROOT/.downloads")
 
-    cache = parser.add_argument_group("decoded cache")
-    cache.add_argument("--cache", type=Path, metavar="DIR", help="its folder (as data.cache in training)")
-    cache.add_argument("--no-cache", action="store_true", help="check every frame, but keep no decoded copy")
+    cache = parser.add_argument_group("decoded cache").add_argument
+    cache("--cache", type=Path, metavar="DIR", help="its folder (as data.cache in training)")
+    cache("--no-cache", action="store_true", help="check every frame, but keep no decoded copy")
 
-    made = parser.add_argument_group("synthetic")
-    made.add_argument("--seed", type=int, default=0, help="seed of the scenes (default 0)")
-    made.add_argument(
-        "--size", type=_size, default=(160, 240), metavar="WxH", help="frame size (default 240x160)"
-    )
-    made.add_argument("--frames", type=int, default=10, help="frames a sequence (default 10)")
-    made.add_argument("--train", type=int, default=12, help="training sequences (default 12)")
-    made.add_argument("--val", type=int, default=3, help="held-out sequences (default 3)")
+    made = parser.add_argument_group("synthetic").add_argument
+    made("--seed", type=int, default=0, help="seed of the scenes (default 0)")
+    made("--size", type=_size, default=(160, 240), metavar="WxH", help="frame size (default 240x160)")
+    made("--frames", type=int, default=10, help="frames a sequence (default 10)")
+    made("--train", type=int, default=12, help="training sequences (default 12)")
+    made("--val", type=int, default=3, help="held-out sequences (default 3)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from stan.data.prepare import davis_urls, prepare
     from stan.data.synthetic import write_synthetic
-    from stan.errors import ConfigError
 
     root = args.root or Path(_ROOTS[args.kind])
     kind = args.kind

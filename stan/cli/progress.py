@@ -20,11 +20,7 @@ LEAST_GAP, GAP_PART, MOST_GAP = 10.0, 0.25, 300.0
 
 
 class Speed:
-    """Frames a second over the last `SPAN` seconds, and the time left at that speed.
-
-    Args:
-        clock: seconds, from anywhere on.
-    """
+    """Frames a second over the last `SPAN` seconds of `clock`, and the time left at that speed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

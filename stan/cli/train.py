@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 HELP = "train a network from scratch; the same command again goes on where it stopped"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_config_arguments(parser)
+add_arguments = add_config_arguments
 
 
 def run(args: argparse.Namespace) -> int:

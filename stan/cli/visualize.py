@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from stan.errors import StanError
 
 if TYPE_CHECKING:
     from stan.experiments.look import Picture
@@ -21,41 +24,27 @@ Below are the flow and its correction by the best match: hue is direction, stren
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a shipped network by name")
-    parser.add_argument(
-        "video", metavar="VIDEO", help="a video, a folder of pictures, or a pattern of pictures"
-    )
-    parser.add_argument(
-        "--output", default="runs/attention", metavar="DIR", help="folder of the pictures (runs/attention)"
-    )
-    parser.add_argument(
-        "--point", action="append", metavar="X,Y", help="a query point, in pixels; repeatable (three)"
-    )
-    parser.add_argument("--start", type=int, default=0, metavar="N", help="first frame (0)")
-    parser.add_argument("--frames", type=int, default=7, metavar="N", help="frames taken (7)")
-    parser.add_argument(
-        "--frame", type=int, metavar="N", help="the frame of the PNG, from --start on (the middle one)"
-    )
-    parser.add_argument("--sigma", type=float, help="noise level, 8-bit units (estimated)")
-    parser.add_argument(
-        "--add-noise", type=float, metavar="SIGMA", help="add white noise first: the video is clean"
-    )
-    parser.add_argument("--block", help="attention block by name (the first)")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a shipped network by name")
+    add("video", metavar="VIDEO", help="a video, a folder of pictures, or a pattern of pictures")
+    add("--output", default="runs/attention", metavar="DIR", help="folder of the pictures (runs/attention)")
+    add("--point", action="append", metavar="X,Y", help="a query point, in pixels; repeatable (three)")
+    add("--start", type=int, default=0, metavar="N", help="first frame (0)")
+    add("--frames", type=int, default=7, metavar="N", help="frames taken (7)")
+    add("--frame", type=int, metavar="N", help="the frame of the PNG, from --start on (the middle one)")
+    add("--sigma", type=float, help="noise level, 8-bit units (estimated)")
+    add("--add-noise", type=float, metavar="SIGMA", help="add white noise first: the video is clean")
+    add("--block", help="attention block by name (the first)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Look, draw, and say where the pictures are."""
-    from pathlib import Path
-
-    import cv2
+    from PIL import Image
 
     import stan.models
     from stan.data.noise import NumpyRandom
     from stan.data.noise import build as build_noise
     from stan.data.video import open_source
-    from stan.errors import StanError
     from stan.experiments.look import default_points, look, picture
     from stan.files import replacing
     from stan.inference import estimate_sigma
@@ -82,11 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
     output = Path(args.output)
     pictures = [picture(video, looked, t, points) for t in range(len(video))]
-    done, data = cv2.imencode(".png", pictures[frame][..., ::-1])
-    if not done:
-        raise RuntimeError("OpenCV could not encode the picture")
     with replacing(output / "attention.png") as file:
-        file.write(data.tobytes())
+        Image.fromarray(pictures[frame]).save(file, format="png")
     _write_video(output / "attention.mp4", pictures)
     print(f"{output}/attention.png: frame {frame}, block {looked.seen.block}, points {points}")
     print(f"{output}/attention.mp4: {len(pictures)} frames")
@@ -94,8 +80,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _point(text: str, size: tuple[int, int]) -> tuple[int, int]:
-    from stan.errors import StanError
-
     x, _, y = text.partition(",")
     h, w = size
     if not (x.strip().isdigit() and y.strip().isdigit() and int(x) < w and int(y) < h):
@@ -105,17 +89,15 @@ def _point(text: str, size: tuple[int, int]) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _write_video(path: object, pictures: list[Picture]) -> None:
+def _write_video(path: Path, pictures: list[Picture]) -> None:
     """Write pictures as a video of four frames a second; all are padded to the largest."""
-    from pathlib import Path
-
     import av
     import numpy as np
 
     from stan.files import replacing
 
     height, width = (max(p.shape[axis] for p in pictures) for axis in (0, 1))
-    with replacing(Path(str(path))) as file, av.open(file, "w", format="mp4") as container:
+    with replacing(path) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=4, width=width, height=height)
         stream.pix_fmt = "yuv420p"
         for shown in pictures:

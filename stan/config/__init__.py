@@ -7,32 +7,11 @@ problem is one :class:`~stan.errors.ConfigError` line: key, value and the neares
 
 from stan.config.loading import build, builtin_configs, from_dict, load, read_tree, to_dict
 from stan.config.printing import documented_keys, to_yaml, value_text
-from stan.config.schema import (
-    Config,
-    DataConfig,
-    EmaConfig,
-    EvaluationConfig,
-    FinetuneConfig,
-    LossConfig,
-    ModelConfig,
-    NoiseConfig,
-    OptimizerConfig,
-    TrainerConfig,
-    ValidationConfig,
-)
+from stan.config.schema import Config, ModelConfig
 
 __all__ = [
     "Config",
-    "DataConfig",
-    "EmaConfig",
-    "EvaluationConfig",
-    "FinetuneConfig",
-    "LossConfig",
     "ModelConfig",
-    "NoiseConfig",
-    "OptimizerConfig",
-    "TrainerConfig",
-    "ValidationConfig",
     "build",
     "builtin_configs",
     "documented_keys",

@@ -18,7 +18,7 @@ from stan.errors import CheckpointError, ConfigError, nearest, short
 from stan.imports import import_modules
 from stan.models.checkpoint import RENAMED, imports_of, read
 from stan.registry import Registry, losses, networks, noises, tasks
-from stan.settings import Setting, companion, settings_of
+from stan.settings import Setting, companion, plain, settings_of
 
 INCLUDE = "include"
 
@@ -40,9 +40,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: naming the key, its value and the way out.
     """
     try:
-        return build(
-            [(_read(_find(Path(path)), ()), str(path)), (_parse_overrides(overrides), "command line")]
-        )
+        file = _read(_find(Path(path)), ())
+        return build([(file, str(path)), (_parse_overrides(overrides), "command line")])
     except RecursionError:
         raise ConfigError(f"{path} or the command line is nested too deeply") from None
 
@@ -158,11 +157,8 @@ def _parse_overrides(given: Sequence[str]) -> Tree:
             value = _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else None
             OmegaConf.update(tree, key, value, force_add=True)
         except Exception as error:
-            quoting = (
-                "; quote values that begin with * or &"
-                if "alias" in str(error) or "anchor" in str(error)
-                else ""
-            )
+            reference = any(word in str(error) for word in ("alias", "anchor"))
+            quoting = "; quote values that begin with * or &" if reference else ""
             raise ConfigError(f"{short(word)} on the command line: {_line(error)}{quoting}") from None
     return _plain(tree)
 
@@ -181,11 +177,8 @@ def _lay(lower: Tree, upper: Mapping[str, Any], origin: str, prefix: str = "") -
     """Lay a tree over another one in place; a component named anew leaves the settings of the earlier one behind."""
     for key, value in upper.items():
         before = lower.get(key)
-        if (
-            not (isinstance(value, str) and isinstance(before, str))
-            or value == before
-            or "${" in value + before
-        ):
+        renamed = isinstance(value, str) and isinstance(before, str) and value != before
+        if not renamed or "${" in value + before:
             continue
         inner = lower.get("settings")
         for place in (lower, inner if isinstance(inner, dict) else {}):
@@ -281,13 +274,11 @@ def _fill_in(config: Config) -> None:
         config.loss.epsilon = None  # configurations of before have it for every loss
     name = config.model.name
     if name in RENAMED and {"stem", "channels", "attention"} <= config.model.settings.keys():
-        print(
-            f"stan: these are settings of what was called {name} before: {RENAMED[name]} now", file=sys.stderr
-        )
-        config.model.name = RENAMED[name]
+        now = config.model.name = RENAMED[name]
+        print(f"stan: these are settings of what was called {name} before: {now} now", file=sys.stderr)
     if config.model.blind is False and "blind" not in networks.settings(config.model.name):
         config.model.blind = None  # a network without that choice is none
-    config.task_settings = _plain_lists(tasks.complete(config.task, config.task_settings, "task_settings."))
+    config.task_settings = plain(tasks.complete(config.task, config.task_settings, "task_settings."))
     _complete(config.model, networks, config.model.name, "model.settings.")
     _complete(config.noise, noises, config.noise.kind, "noise.settings.")
     _complete(config.loss, losses, config.loss.name, "loss.settings.")
@@ -299,26 +290,20 @@ def _complete(
     whole = registry.complete(name, section.given, prefix)
     for key in section.common:
         setattr(section, key, whole.pop(key, None))
-    section.settings = _plain_lists(whole)
-
-
-def _plain_lists(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with lists for tuples, as files hold them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    section.settings = plain(whole)
 
 
 def _check_combinations(config: Config) -> None:
     """Raise ConfigError for values that cannot go together, and for those with a notation of their own."""
     _check_pairs(config)
-    if config.optimizer.warmup_steps >= config.trainer.max_steps:
+    optimizer, steps = config.optimizer, config.trainer.max_steps
+    if optimizer.warmup_steps >= steps:
         raise ConfigError(
-            f"optimizer.warmup_steps={config.optimizer.warmup_steps} should be below "
-            f"trainer.max_steps={config.trainer.max_steps}: the warm-up would never end"
+            f"optimizer.warmup_steps={optimizer.warmup_steps} should be below trainer.max_steps={steps}: the warm-up "
+            "would never end"
         )
-    if config.optimizer.final_lr > config.optimizer.lr:
-        raise ConfigError(
-            f"optimizer.final_lr={config.optimizer.final_lr} is above optimizer.lr={config.optimizer.lr}"
-        )
+    if optimizer.final_lr > optimizer.lr:
+        raise ConfigError(f"optimizer.final_lr={optimizer.final_lr} is above optimizer.lr={optimizer.lr}")
 
 
 def _check_pairs(config: Config) -> None:

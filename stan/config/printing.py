@@ -32,9 +32,8 @@ def documented_keys(schema: type = Config, prefix: str = "") -> Iterator[tuple[s
 def value_text(value: Any) -> str:
     """A value as YAML in one line."""
     if isinstance(value, Mapping):
-        return (
-            "{" + ", ".join(f"{value_text(key)}: {value_text(inner)}" for key, inner in value.items()) + "}"
-        )
+        items = [f"{value_text(key)}: {value_text(inner)}" for key, inner in value.items()]
+        return "{" + ", ".join(items) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(value_text, value)) + "]"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and OmegaConf.create(f"- {value}")[0] == value:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -34,15 +35,16 @@ class Resumed(enum.Enum):
     REFUSED = "refuses in one line, before anything is written"
 
 
-APPLIED, TOLD, MEASURED, REFUSED = Resumed
-
-
 def option(default: Any, text: str, resumed: Resumed) -> Any:
     """Declare a field with its default, its help text (meaning and unit) and what a resumed run does with a change."""
     metadata = {"help": text, "resumed": resumed}
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+applied, told, measured, refused = (functools.partial(option, resumed=resumed) for resumed in Resumed)
+"""Declare a field by its default and help; named for what a resumed run does where it has changed."""
 
 
 def section(kind: type, text: str) -> Any:
@@ -68,59 +70,53 @@ class ModelConfig(Chosen):
     """Which network, and how it is aligned."""
 
     common = ("flow", "blind")
-    name: Annotated[str, networks] = option("stan_tiny", "network, whose name brings its settings", REFUSED)
-    flow: Annotated[str, sources] | None = option(
-        None, "offset source that centres the search; null: the network's own", REFUSED
+    name: Annotated[str, networks] = refused("stan_tiny", "network, whose name brings its settings")
+    flow: Annotated[str, sources] | None = refused(
+        None, "offset source that centres the search; null: the network's own"
     )
-    blind: bool | None = option(
+    blind: bool | None = refused(
         None,
         "true: the noise level is not told to the network; false: it gets a noise map; null: the network's own",
-        REFUSED,
     )
-    settings: dict[str, Any] = option({}, "what departs from the network's own settings", REFUSED)
+    settings: dict[str, Any] = refused({}, "what departs from the network's own settings")
 
 
 @dataclasses.dataclass
 class DataConfig:
     """Where the clean video comes from and how training samples are cut from it."""
 
-    kind: Annotated[str, layouts] = option("davis", "layout of the data", MEASURED)
-    root: str = option(
-        "data/DAVIS", "folder of the data set; relative paths start where the command runs", MEASURED
-    )
-    noisy: str | None = option(
+    kind: Annotated[str, layouts] = measured("davis", "layout of the data")
+    root: str = measured("data/DAVIS", "folder of the data set; relative paths start where the command runs")
+    noisy: str | None = measured(
         None,
         "folder of the noisy recordings of what lies in root, by the same names (pairs); null: noise is added",
-        MEASURED,
     )
-    split: str | None = option(
+    split: str | None = told(
         "train",
         "split list to train on (davis): any list in ImageSets/2017, or trainval for train and val together",
-        TOLD,
     )
-    validation_split: str | None = option("val", "split list to validate on (davis)", MEASURED)
-    validation_root: str | None = option(
-        None, "folder to validate on, for data without split lists; null: the same root", MEASURED
+    validation_split: str | None = measured("val", "split list to validate on (davis)")
+    validation_root: str | None = measured(
+        None, "folder to validate on, for data without split lists; null: the same root"
     )
-    validation_noisy: str | None = option(
-        None, "folder of the noisy recordings of what lies in validation_root (pairs)", MEASURED
+    validation_noisy: str | None = measured(
+        None, "folder of the noisy recordings of what lies in validation_root (pairs)"
     )
-    parts: list[dict[str, Any]] = option(
+    parts: list[dict[str, Any]] = told(
         [],
         "mixture to train on: {share: 0.5, downscale: 2, still: true} and the like, each changing kind, root, split or "
         "downscale; still: one frame under a slow camera; empty: the whole split as it is",
-        TOLD,
     )
-    crop: Annotated[int, at_least(8)] = option(64, "side of a square training crop, pixels", TOLD)
-    frames: Count = option(5, "frames in a training clip", TOLD)
-    batch_size: Count = option(4, "training clips in a batch, on each device", TOLD)
-    workers: Natural = option(2, "loader processes on each device; the batches do not depend on it", APPLIED)
-    augment: bool = option(True, "random flips, quarter turns and time reversal", TOLD)
-    downscale: Count = option(
-        1, "shrink frames by this whole factor first (area average); 2 hides JPEG artefacts", MEASURED
+    crop: Annotated[int, at_least(8)] = told(64, "side of a square training crop, pixels")
+    frames: Count = told(5, "frames in a training clip")
+    batch_size: Count = told(4, "training clips in a batch, on each device")
+    workers: Natural = applied(2, "loader processes on each device; the batches do not depend on it")
+    augment: bool = told(True, "random flips, quarter turns and time reversal")
+    downscale: Count = measured(
+        1, "shrink frames by this whole factor first (area average); 2 hides JPEG artefacts"
     )
-    cache: str | None = option(
-        None, "folder of decoded frames; null: .stan-cache in the root, or the user's cache folder", APPLIED
+    cache: str | None = applied(
+        None, "folder of decoded frames; null: .stan-cache in the root, or the user's cache folder"
     )
 
 
@@ -128,13 +124,11 @@ class DataConfig:
 class NoiseConfig(Chosen):
     """The noise that is added to clean video."""
 
-    kind: Annotated[str, noises] = option("gaussian", "kind of noise", MEASURED)
-    sigma: Any = option(
-        30,
-        "standard deviation in 8-bit units: a number, a list [10, 30] or a range 0..50, drawn per clip",
-        MEASURED,
+    kind: Annotated[str, noises] = measured("gaussian", "kind of noise")
+    sigma: Any = measured(
+        30, "standard deviation in 8-bit units: a number, a list [10, 30] or a range 0..50, drawn per clip"
     )
-    settings: dict[str, Any] = option({}, "what departs from the noise kind's own settings", MEASURED)
+    settings: dict[str, Any] = measured({}, "what departs from the noise kind's own settings")
 
 
 @dataclasses.dataclass
@@ -142,15 +136,14 @@ class LossConfig(Chosen):
     """What training minimises."""
 
     common = ("epsilon",)
-    name: Annotated[str, losses] = option("charbonnier", "loss; the paper's is rmse", TOLD)
-    epsilon: Rate | None = option(
+    name: Annotated[str, losses] = told("charbonnier", "loss; the paper's is rmse")
+    epsilon: Rate | None = told(
         None,
         "its setting epsilon, where it has one: smoothing near zero, in units of [0, 1] video; null: its own",
-        TOLD,
     )
-    settings: dict[str, Any] = option({}, "what departs from the loss's own settings", TOLD)
-    early: Annotated[float, at_least(0)] = option(
-        0.3, "weight of the same loss on the results of earlier passes, where a network has any", TOLD
+    settings: dict[str, Any] = told({}, "what departs from the loss's own settings")
+    early: Rate = told(
+        0.3, "weight of the same loss on the results of earlier passes, where a network has any"
     )
 
 
@@ -158,20 +151,19 @@ class LossConfig(Chosen):
 class OptimizerConfig:
     """AdamW with a warm-up and a schedule."""
 
-    lr: Rate = option(1e-4, "peak learning rate", TOLD)
-    final_lr: Rate = option(0.0, "learning rate at the last step of the cosine schedule", TOLD)
-    schedule: Literal["cosine", "constant"] = option("cosine", "learning rate after the warm-up", TOLD)
-    warmup_steps: Natural = option(0, "steps over which the learning rate rises linearly from zero", TOLD)
-    weight_decay: Rate = option(0.0, "decoupled weight decay", TOLD)
-    betas: Annotated[list[Annotated[float, below(0, 1)]], length(2)] = option(
-        [0.9, 0.999], "decay of the running first and second moments", TOLD
+    lr: Rate = told(1e-4, "peak learning rate")
+    final_lr: Rate = told(0.0, "learning rate at the last step of the cosine schedule")
+    schedule: Literal["cosine", "constant"] = told("cosine", "learning rate after the warm-up")
+    warmup_steps: Natural = told(0, "steps over which the learning rate rises linearly from zero")
+    weight_decay: Rate = told(0.0, "decoupled weight decay")
+    betas: Annotated[list[Annotated[float, below(0, 1)]], length(2)] = told(
+        [0.9, 0.999], "decay of the running first and second moments"
     )
-    clip_norm: Rate | None = option(1.0, "gradients are scaled down to this norm; null or 0: never", TOLD)
-    rates: dict[str, Rate] = option(
+    clip_norm: Rate | None = told(1.0, "gradients are scaled down to this norm; null or 0: never")
+    rates: dict[str, Rate] = told(
         {},
         "factors on the learning rate of some parameters, by name patterns: {enter*: 0.1, *bias: 0}; the first that "
         "matches counts, the others have 1",
-        TOLD,
     )
 
 
@@ -179,8 +171,8 @@ class OptimizerConfig:
 class EmaConfig:
     """Exponential moving average of the weights: what is validated, saved and used afterwards."""
 
-    decay: Annotated[float, below(0, 1)] = option(
-        0.999, "weight of the past at each step, reached after a warm-up; 0: no average", TOLD
+    decay: Annotated[float, below(0, 1)] = told(
+        0.999, "weight of the past at each step, reached after a warm-up; 0: no average"
     )
 
 
@@ -188,32 +180,25 @@ class EmaConfig:
 class TrainerConfig:
     """How long and on what to train (PyTorch Lightning's Trainer)."""
 
-    max_steps: Count = option(1000, "optimiser steps", TOLD)
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = option("auto", "kind of device", TOLD)
-    devices: int | str | list[int] = option(
-        "auto", "number of devices, a list of their indices, or auto", TOLD
+    max_steps: Count = told(1000, "optimiser steps")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = told("auto", "kind of device")
+    devices: int | str | list[int] = told("auto", "number of devices, a list of their indices, or auto")
+    nodes: Count = told(1, "machines")
+    strategy: str = told(
+        "auto", "auto, ddp, or ddp_find_unused_parameters_true for networks that leave some of theirs out"
     )
-    nodes: Count = option(1, "machines", TOLD)
-    strategy: str = option(
-        "auto",
-        "auto, ddp, or ddp_find_unused_parameters_true for networks that leave some of theirs out",
-        TOLD,
+    precision: str = told("32-true", "32-true, bf16-mixed, 16-mixed")
+    accumulate: Count = told(1, "batches whose gradients are averaged into one optimiser step")
+    log_every: Count = applied(10, "steps between lines in the log")
+    checkpoint_every: Count = applied(
+        500, "steps between writes of last.ckpt; it is also written when training stops for any reason"
     )
-    precision: str = option("32-true", "32-true, bf16-mixed, 16-mixed", TOLD)
-    accumulate: Count = option(1, "batches whose gradients are averaged into one optimiser step", TOLD)
-    log_every: Count = option(10, "steps between lines in the log", APPLIED)
-    checkpoint_every: Count = option(
-        500,
-        "steps between writes of last.ckpt; it is also written when training stops for any reason",
-        APPLIED,
-    )
-    max_skips: Count = option(
+    max_skips: Count = applied(
         10,
         "steps in a row with a loss or gradient that is not finite (each is skipped) after which training stops",
-        APPLIED,
     )
-    deterministic: bool = option(
-        False, "bit-equal results on a GPU too, at some cost in speed (a CPU is always bit-equal)", TOLD
+    deterministic: bool = told(
+        False, "bit-equal results on a GPU too, at some cost in speed (a CPU is always bit-equal)"
     )
 
 
@@ -221,22 +206,14 @@ class TrainerConfig:
 class ValidationConfig:
     """Validation during training, on fixed noise."""
 
-    every: Natural = option(
-        500, "steps between validations, with one more after the last step; 0: never", APPLIED
-    )
-    sigmas: list[Sigma] | None = option(
-        None, "noise levels, 8-bit units; null: the middle of noise.sigma", MEASURED
-    )
-    frames: Natural = option(8, "first frames of each sequence that are used; 0: all", MEASURED)
-    crop: Natural = option(
-        192, "side of the central square that is used, pixels; 0: the whole frame", MEASURED
-    )
-    sequences: Natural = option(0, "sequences that are used; 0: all of the split", MEASURED)
-    keep: Count = option(
-        1, "checkpoints of the highest PSNR that are kept: best.ckpt, best-2.ckpt, ...", APPLIED
-    )
-    patience: Natural = option(
-        0, "validations in a row without a higher PSNR after which training stops early; 0: never", APPLIED
+    every: Natural = applied(500, "steps between validations, with one more after the last step; 0: never")
+    sigmas: list[Sigma] | None = measured(None, "noise levels, 8-bit units; null: the middle of noise.sigma")
+    frames: Natural = measured(8, "first frames of each sequence that are used; 0: all")
+    crop: Natural = measured(192, "side of the central square that is used, pixels; 0: the whole frame")
+    sequences: Natural = measured(0, "sequences that are used; 0: all of the split")
+    keep: Count = applied(1, "checkpoints of the highest PSNR that are kept: best.ckpt, best-2.ckpt, ...")
+    patience: Natural = applied(
+        0, "validations in a row without a higher PSNR after which training stops early; 0: never"
     )
 
 
@@ -244,16 +221,15 @@ class ValidationConfig:
 class FinetuneConfig:
     """Fine-tuning from a checkpoint."""
 
-    keep_optimizer: bool = option(
-        False, "true: go on with the optimiser state of the checkpoint; false: start it afresh", TOLD
+    keep_optimizer: bool = told(
+        False, "true: go on with the optimiser state of the checkpoint; false: start it afresh"
     )
-    freeze: list[str] = option(
-        [], "parameters left as they are, by name patterns such as encoder* or *.attention.*", TOLD
+    freeze: list[str] = told(
+        [], "parameters left as they are, by name patterns such as encoder* or *.attention.*"
     )
-    replay: Annotated[float, below(0, 1)] = option(
+    replay: Annotated[float, below(0, 1)] = told(
         0.0,
         "share of the clips that get the noise, kind and levels, of the checkpoint's own training: it forgets less",
-        TOLD,
     )
 
 
@@ -261,66 +237,54 @@ class FinetuneConfig:
 class EvaluationConfig:
     """Which protocol a checkpoint is evaluated with."""
 
-    protocol: Annotated[str, protocols] = option(
-        "quick", "what is measured how, see docs/evaluation.md", APPLIED
+    protocol: Annotated[str, protocols] = applied("quick", "what is measured how, see docs/evaluation.md")
+    sigmas: list[Sigma] = applied([10, 20, 30, 40, 50], "noise levels, 8-bit units")
+    max_frames: Count | None = applied(
+        None, "at most this many frames of each sequence; null: as the protocol says"
     )
-    sigmas: list[Sigma] = option([10, 20, 30, 40, 50], "noise levels, 8-bit units", APPLIED)
-    max_frames: Count | None = option(
-        None, "at most this many frames of each sequence; null: as the protocol says", APPLIED
+    split: str | None = applied(None, "split list, or all for every sequence; null: as the protocol says")
+    sequences: list[str] = applied([], "only these sequences, by name; empty: all of the split")
+    seed: int | None = applied(None, "seed of the noise; null: the protocol's own, as tables need")
+    border: Natural = applied(0, "pixels left out of the measures at each side")
+    temporal_gain: bool = applied(
+        False, "also measure what a method has from other frames, by a second run on each frame alone"
     )
-    split: str | None = option(
-        None, "split list, or all for every sequence; null: as the protocol says", APPLIED
+    scenes: bool = applied(False, "look for scene cuts, which no chunk of frames then crosses")
+    find_level: bool = applied(
+        False, "the network is not told the noise level: it is estimated frame by frame"
     )
-    sequences: list[str] = option([], "only these sequences, by name; empty: all of the split", APPLIED)
-    seed: int | None = option(None, "seed of the noise; null: the protocol's own, as tables need", APPLIED)
-    border: Natural = option(0, "pixels left out of the measures at each side", APPLIED)
-    temporal_gain: bool = option(
-        False,
-        "also measure what a method has from other frames, by a second run on each frame alone",
-        APPLIED,
-    )
-    scenes: bool = option(False, "look for scene cuts, which no chunk of frames then crosses", APPLIED)
-    find_level: bool = option(
-        False, "the network is not told the noise level: it is estimated frame by frame", APPLIED
-    )
-    tiles: dict[str, Any] = option(
+    tiles: dict[str, Any] = applied(
         {},
         "cutting for the network: frames, frame_overlap, height, width, overlap; empty: chosen from memory",
-        APPLIED,
     )
-    memory: str | None = option(
-        None, "memory for the network, such as 4GiB; null: from what is free", APPLIED
-    )
+    memory: str | None = applied(None, "memory for the network, such as 4GiB; null: from what is free")
 
 
 @dataclasses.dataclass
 class Config:
     """Everything a run is made of. One schema serves train, finetune and evaluate."""
 
-    seed: Natural = option(0, "seed of weights, crops, noise and validation noise", MEASURED)
-    output: str = option("runs/stan", "folder that receives checkpoints, logs, pictures and tables", APPLIED)
-    imports: list[str] = option(
-        [],
-        "modules of your own with networks, losses and so on, from the working folder or the environment",
-        APPLIED,
+    seed: Natural = measured(0, "seed of weights, crops, noise and validation noise")
+    output: str = applied("runs/stan", "folder that receives checkpoints, logs, pictures and tables")
+    imports: list[str] = applied(
+        [], "modules of your own with networks, losses and so on, from the working folder or the environment"
     )
-    checkpoint: str | list[str] | None = option(
-        None, "checkpoint to evaluate or fine-tune, or a list of them to compare", TOLD
+    checkpoint: str | list[str] | None = told(
+        None, "checkpoint to evaluate or fine-tune, or a list of them to compare"
     )
-    resume: str = option(
-        "auto", "auto: go on from output/last.ckpt if there is one; never; or a checkpoint file", APPLIED
+    resume: str = applied(
+        "auto", "auto: go on from output/last.ckpt if there is one; never; or a checkpoint file"
     )
     logger: (
         Literal["csv", "tensorboard", "wandb", "none"] | list[Literal["csv", "tensorboard", "wandb", "none"]]
-    ) = option(
+    ) = applied(
         "csv",
         "where the training log goes, also a list [csv, tensorboard]; wandb is offline unless logged in",
-        APPLIED,
     )
-    task: Annotated[str, tasks] = option(
-        "denoise", "what the network undoes: what is done to clean video before noise is added", MEASURED
+    task: Annotated[str, tasks] = measured(
+        "denoise", "what the network undoes: what is done to clean video before noise is added"
     )
-    task_settings: dict[str, Any] = option({}, "what departs from the task's own settings", MEASURED)
+    task_settings: dict[str, Any] = measured({}, "what departs from the task's own settings")
     model: ModelConfig = section(ModelConfig, "network")
     data: DataConfig = section(DataConfig, "clean video")
     noise: NoiseConfig = section(NoiseConfig, "noise")

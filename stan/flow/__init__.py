@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from stan.flow.base import FlowPair, OffsetSource
-from stan.flow.cache import CachedFlow, CacheSize
+from stan.flow.cache import CachedFlow
 from stan.flow.classical import DISFlow, FarnebackFlow, PairwiseFlow, TVL1Flow, ZeroFlow
 from stan.flow.learned import LearnedFlow
 from stan.flow.pyramid import PyramidFlow
@@ -25,13 +25,10 @@ def build(name: str, **settings: Any) -> OffsetSource:
     return sources.build(name, **settings)
 
 
-def names() -> list[str]:
-    """Names of all offset sources."""
-    return sources.names()
+names = sources.names
 
 
 __all__ = [
-    "CacheSize",
     "CachedFlow",
     "DISFlow",
     "FarnebackFlow",

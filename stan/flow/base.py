@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stan.errors import DataError
@@ -26,6 +27,20 @@ def grey(video: Tensor) -> Tensor:
     """BT.601 luma of a video `(B, T, 3, H, W)`, clipped to [0, 1], without a gradient: `(B, T, H, W)` float32."""
     red, green, blue = video.detach().float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).unbind(2)
     return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def bordered(frames: Tensor, multiple: int, least: int = 1) -> Tensor:
+    """Frames `(N, C, H, W)`, the border repeated to sides that are multiples of `multiple`, and at least `least`."""
+    below, right = (-(-max(side, least) // multiple) * multiple - side for side in frames.shape[-2:])
+    return F.pad(frames, (0, right, 0, below), mode="replicate")
+
+
+def enlarged(flow: Tensor, times: int) -> Tensor:
+    """Flow `(..., 2, h, w)` at `times` the size, bilinearly, in the larger pixels."""
+    if times == 1 or flow.numel() == 0:
+        return flow.reshape(*flow.shape[:-2], flow.shape[-2] * times, flow.shape[-1] * times)
+    large = F.interpolate(flow.flatten(0, -4), scale_factor=times, mode="bilinear", align_corners=False)
+    return (large * times).unflatten(0, flow.shape[:-3])
 
 
 class OffsetSource(nn.Module):

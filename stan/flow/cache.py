@@ -64,10 +64,9 @@ class CachedFlow(OffsetSource):
 
     def key(self, clip: Tensor) -> str:
         """The name of the entry of one clip `(T, 3, H, W)`, 64 hexadecimal digits."""
-        settings = {k: v for k, v in self.source.settings.items() if k not in NO_INFLUENCE}
         recipe = {
             "source": self.source.name,
-            "settings": settings,
+            "settings": {k: v for k, v in self.source.settings.items() if k not in NO_INFLUENCE},
             "version": self.source.version,
             "type": str(clip.dtype),
             "shape": list(clip.shape),
@@ -85,11 +84,8 @@ class CachedFlow(OffsetSource):
         if missing:
             fresh = torch.stack(list(self.source.estimate(video[missing])), dim=1)  # (M, 2, T, 2, H, W)
             for i, flow in zip(missing, fresh):
-                kept = flow.cpu()
+                found[i] = kept = flow.cpu()
                 self._write(keys[i], kept)
-                found[i] = kept
-        if not found:
-            return self.source.estimate(video)
         pair = torch.stack([flow for flow in found if flow is not None]).to(video.device)
         return FlowPair(pair[:, 0], pair[:, 1])  # each (B, T, 2, H, W)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stan.flow.base import FlowPair, OffsetSource, grey
+from stan.flow.base import FlowPair, OffsetSource, bordered, enlarged, grey
 from stan.registry import sources
 from stan.settings import Count, above, below, named, settings_of
 
@@ -62,9 +62,9 @@ class PairwiseFlow(OffsetSource):
     def __init__(
         self, *, blur: Blur = 0.0, downscale: Downscale = 1, threads: Threads = None, **settings: object
     ) -> None:
-        offered = settings_of(type(self))
+        own: Any = type(self)
         common = {"blur": blur, "downscale": downscale, "threads": threads}
-        super().__init__(**{name: common[name] for name in common if name in offered}, **settings)
+        super().__init__(**{name: common[name] for name in common if name in settings_of(own)}, **settings)
         self.blur = blur
         self.downscale = downscale
         self.threads = threads
@@ -75,17 +75,12 @@ class PairwiseFlow(OffsetSource):
 
     def grey(self, video: Tensor) -> np.ndarray:
         """The frames as the estimator sees them: `(B, T, H', W')` uint8, H' and W' at least `smallest`."""
-        luma = grey(video)  # (B, T, H, W)
-        h, w = luma.shape[-2:]
-        below, right = (self._padded(side) - side for side in (h, w))
-        if below or right:
-            luma = F.pad(luma, (0, right, 0, below), mode="replicate")
+        luma = bordered(grey(video), self.downscale, self.smallest * self.downscale)
         if self.downscale > 1:
             luma = F.avg_pool2d(luma, self.downscale)
         frames = (luma * 255).cpu().numpy()
         if self.blur > 0:
-            flat = frames.reshape(-1, *frames.shape[2:])
-            for frame in flat:
+            for frame in frames.reshape(-1, *frames.shape[2:]):
                 frame[:] = cv2.GaussianBlur(frame, (0, 0), self.blur, borderType=cv2.BORDER_REFLECT_101)
         return np.rint(frames, out=frames).astype(np.uint8)
 
@@ -105,30 +100,11 @@ class PairwiseFlow(OffsetSource):
             planes[direction, clip, source] = estimated.transpose(2, 0, 1)
 
         threads = min(self.threads or torch.get_num_threads(), len(jobs))
-        if threads <= 1:
-            for job in jobs:
-                run(job)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(run, jobs))
-        if not np.isfinite(planes).all():
-            flow.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(run, jobs))
+        flow.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         flow = enlarged(flow.to(video.device), self.downscale)[..., :h, :w].contiguous()
         return FlowPair(flow[0], flow[1])  # each (B, T, 2, H, W)
-
-    def _padded(self, side: int) -> int:
-        """A side of the frame, enlarged to what the estimator needs and to a multiple of `downscale`."""
-        return -(-max(side, self.smallest * self.downscale) // self.downscale) * self.downscale
-
-
-def enlarged(flow: Tensor, times: int) -> Tensor:
-    """Flow `(..., 2, h, w)` at `times` the size, bilinearly, in the larger pixels."""
-    if times == 1 or flow.numel() == 0:
-        return flow.reshape(*flow.shape[:-2], flow.shape[-2] * times, flow.shape[-1] * times)
-    large = F.interpolate(
-        flow.flatten(0, -4), scale_factor=times, mode="bilinear", align_corners=False
-    )  # (N, 2, H, W)
-    return (large * times).unflatten(0, flow.shape[:-3])
 
 
 @sources.register("dis")
@@ -139,12 +115,6 @@ class DISFlow(PairwiseFlow):
         preset: OpenCV's presets, by rising cost.
     """
 
-    presets: ClassVar[dict[str, int]] = {
-        "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
-        "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
-        "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
-    }
-
     def __init__(
         self,
         *,
@@ -154,7 +124,7 @@ class DISFlow(PairwiseFlow):
         threads: Threads = None,
     ) -> None:
         super().__init__(**named(locals()))
-        self.preset = preset
+        self.preset: int = getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{preset.upper()}")
 
     @property
     def version(self) -> str:
@@ -163,7 +133,7 @@ class DISFlow(PairwiseFlow):
 
     def pair(self, first: Image, second: Image) -> np.ndarray:
         """DIS flow of one pair; the estimator object holds buffers, so each call makes its own."""
-        estimator = cv2.DISOpticalFlow.create(self.presets[self.preset])
+        estimator = cv2.DISOpticalFlow.create(self.preset)
         patch = estimator.getPatchSize()
         sides = first.shape
         # The coarsest pyramid level as OpenCV computes it. Where it is finer than the preset's finest level,
@@ -199,10 +169,7 @@ class FarnebackFlow(PairwiseFlow):
     ) -> None:
         super().__init__(**named(locals()))
 
-    @property
-    def version(self) -> str:
-        """OpenCV's version."""
-        return f"opencv {cv2.__version__}"
+    version = DISFlow.version  # OpenCV's as well
 
     def pair(self, first: Image, second: Image) -> np.ndarray:
         """Farnebäck flow of one pair; the polynomial's Gaussian is OpenCV's recommendation for its size."""

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stan import ops
-from stan.flow.base import FlowPair, OffsetSource
+from stan.flow.base import FlowPair, OffsetSource, bordered, enlarged
 from stan.registry import sources
-from stan.settings import ODD, at_least, between, named
+from stan.settings import ODD, Count, between, named
 
 LOCAL = 5
 """Side of the square over which features are standardised, and neighbouring matchings averaged."""
@@ -54,7 +54,7 @@ class LearnedFlow(OffsetSource):
     def __init__(
         self,
         *,
-        channels: Annotated[int, at_least(1)] = 24,
+        channels: Count = 24,
         levels: Annotated[int, between(1, 6)] = 3,
         finest: Literal[1, 2, 4, 8] = 4,
         window: Annotated[int, ODD, between(1, 15)] = 5,
@@ -80,40 +80,24 @@ class LearnedFlow(OffsetSource):
         """Match each frame with the one before, in the clip and in the clip reversed."""
         b, t, _, h, w = video.shape
         with torch.autocast(video.device.type, enabled=False):
-            frames = (
-                video.to(next(self.parameters()).dtype).nan_to_num(0.0, 1.0, 0.0).clamp(-1, 2).flatten(0, 1)
-            )
-            below, right = (-side % self.multiple for side in (h, w))
-            frames = F.pad(frames, (0, right, 0, below), mode="replicate")
-            x = self.enter(F.pixel_unshuffle(frames, self.finest))
-            levels = [x]
+            frames = video.to(next(self.parameters()).dtype).nan_to_num(0.0, 1.0, 0.0).clamp(-1, 2)
+            frames = bordered(frames.flatten(0, 1), self.multiple)
+            levels = [self.enter(F.pixel_unshuffle(frames, self.finest))]
             for down in self.downs:
                 levels.append(down(levels[-1]))
             flow: Tensor | None = None
             for step, x in zip(self.steps, reversed(levels)):
                 clip = x.unflatten(0, (b, t))
                 both = torch.cat([clip, clip.flip(1)])  # (2B, T, C, h, w)
-                if flow is not None:
-                    flow = twice(flow)
-                flow = step(both, flow)
+                flow = step(both, None if flow is None else enlarged(flow, 2))
             assert flow is not None
-            large = F.interpolate(
-                flow.flatten(0, 1), scale_factor=self.finest, mode="bilinear", align_corners=False
-            )
-            large = (self.finest * large)[..., :h, :w].unflatten(0, (2 * b, t))
-        moved = large[:, 1:]  # the first frame has none before it
-        still = large.new_zeros(b, 1, 2, h, w)
+            moved = enlarged(flow, self.finest)[:, 1:, :, :h, :w]  # the first frame has none before it
+        still = moved.new_zeros(b, 1, 2, h, w)
         return FlowPair(torch.cat([moved[b:].flip(1), still], 1), torch.cat([still, moved[:b]], 1))
 
 
 class Step(nn.Module):
-    """One level: match each frame of a clip with the one before it, around the flow so far.
-
-    Args:
-        channels: of the features.
-        window: side of the search window.
-        patch: side of the compared patches.
-    """
+    """One level: match each frame of a clip with the one before it, around the flow so far."""
 
     SEEN = 6
     """What the correction sees beside the features: both means of the displacement, its variance, the best score."""
@@ -127,9 +111,8 @@ class Step(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
         self.trust = nn.Parameter(torch.zeros(()))
         last = nn.Conv2d(channels, 2, 1)
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
+        for weight in last.parameters():
+            nn.init.zeros_(weight)
         self.correct = nn.Sequential(
             nn.Conv2d(channels + self.SEEN, channels, 3, padding=1),
             nn.LeakyReLU(0.1),
@@ -148,9 +131,8 @@ class Step(nn.Module):
         moved = found.offsets[:, 0, ..., self.places :, :] - start.movedim(2, -1).unsqueeze(-2)
         there = scores.isfinite()
         scores = torch.where(there, scores, 0.0) / self.search.spec.patch**2
-        logits = (self.sharpness.exp() * scores).masked_fill(
-            ~there, -1e4
-        )  # all alike where there is no frame
+        logits = self.sharpness.exp() * scores
+        logits = logits.masked_fill(~there, -1e4)  # all alike where there is no frame
         share = logits.softmax(-1).unsqueeze(-1)
         moved = torch.where(there.unsqueeze(-1), moved, 0.0)
         mean = (share * moved).sum(-2)  # (N, T, h, w, 2)
@@ -177,9 +159,3 @@ def standardised(x: Tensor) -> Tensor:
 def averaged(x: Tensor) -> Tensor:
     """`(N, C, h, w)`, each value replaced by the mean over the square around it, inside the frame."""
     return F.avg_pool2d(x, LOCAL, 1, LOCAL // 2, count_include_pad=False)
-
-
-def twice(flow: Tensor) -> Tensor:
-    """Flow `(N, T, 2, h, w)` of the next finer level: twice the size, in its pixels."""
-    large = F.interpolate(flow.flatten(0, 1), scale_factor=2, mode="bilinear", align_corners=False)
-    return 2 * large.unflatten(0, flow.shape[:2])

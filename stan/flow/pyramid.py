@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Literal
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stan import ops
-from stan.flow.base import FlowPair, OffsetSource, grey
+from stan.flow.base import FlowPair, OffsetSource, bordered, grey
 from stan.registry import sources
 from stan.settings import ODD, Count, Natural, above, named
 
@@ -26,6 +27,9 @@ MOST_CORRECTION = 0.75
 
 MOST_SKEW = 0.95
 """Largest share of mixed curvature in a fit: keeps the paraboloid bounded."""
+
+_search = functools.partial(ops.ShiftedNLS, temporal_window=1, causal=True, select="each")
+"""A search in the frame before each frame (and, in slot 0, in the frame itself)."""
 
 
 @sources.register("pyramid")
@@ -70,8 +74,11 @@ class PyramidFlow(OffsetSource):
         super().__init__(**named(locals()))
         self.coarsest, self.finest, self.stride = coarsest, finest, stride
         self.medians, self.subpixel, self.steadiness = medians, subpixel, steadiness
-        self.wide, self.narrow = (_search(side, 1, patch, stride) for side in (coarsest_window, window))
-        self.scores = _search(3, 9, patch, stride * FINER, FINER)  # all nine
+        self.wide, self.narrow = (
+            _search(window=side, topk=1, patch=patch, stride=stride) for side in (coarsest_window, window)
+        )
+        # all nine scores
+        self.scores = _search(window=3, topk=9, patch=patch, stride=stride * FINER, dilation=FINER)
 
     @torch.no_grad()
     def estimate(self, video: Tensor) -> FlowPair:
@@ -84,9 +91,8 @@ class PyramidFlow(OffsetSource):
                 if flow is None:
                     flow = self._matched(self.wide, frames, frames.new_zeros(2 * b, t, 2, *size))
                 else:
-                    flow = LEVEL * resampled(
-                        flow, *size, step=1 / LEVEL, first=-1 / (2 * LEVEL * self.stride)
-                    )
+                    first = -1 / (2 * LEVEL * self.stride)
+                    flow = LEVEL * resampled(flow, *size, step=1 / LEVEL, first=first)
                     flow = self._matched(self.narrow, frames, flow)
             assert flow is not None
             if self.subpixel:
@@ -101,17 +107,13 @@ class PyramidFlow(OffsetSource):
     def _levels(self, video: Tensor) -> list[Tensor]:
         """The grey clips and the same reversed, `(2B, T, 1, h, w)`, from the coarsest level to the finest."""
         luma = grey(video).unsqueeze(2)  # (B, T, 1, H, W)
-        below, right = (self._padded(side) - side for side in luma.shape[3:])
-        frames = F.pad(luma.flatten(0, 1), (0, right, 0, below), mode="replicate")
+        # All levels are whole then, and the finest holds the 3 x 3 of a fit.
+        frames = bordered(luma.flatten(0, 1), self.coarsest, 3 * self.finest)
         levels = [F.avg_pool2d(frames, self.finest)]
         for _ in range((self.coarsest // self.finest).bit_length() - 1):
             levels.append(F.avg_pool2d(levels[-1], LEVEL))
         clips = [level.unflatten(0, luma.shape[:2]) for level in levels[::-1]]
         return [torch.cat([clip, clip.flip(1)]) for clip in clips]
-
-    def _padded(self, side: int) -> int:
-        """A side of the frame enlarged, so that all levels are whole and the finest holds the 3 x 3 of a fit."""
-        return -(-max(side, 3 * self.finest) // self.coarsest) * self.coarsest
 
     def _matched(self, search: ops.ShiftedNLS, frames: Tensor, flow: Tensor) -> Tensor:
         """The best displacement to the frame before in the window around `flow`, `(2B, T, 2, hq, wq)`."""
@@ -142,31 +144,15 @@ class PyramidFlow(OffsetSource):
         right, down = ((scores * v).sum(-1) / (6 * FINER) for v in (x, y))
         along, across = (middle / FINER).unbind(-1)
         fit = torch.stack([xx, yy, xy, xx * along + xy * across + right, xy * along + yy * across + down], 2)
-        fit = F.avg_pool2d(
-            fit.flatten(0, 1), self.subpixel, 1, self.subpixel // 2, count_include_pad=False
-        ).unflatten(0, fit.shape[:2])  # (2B, T, 5, hq, wq)
-        xx, yy, xy, right, down = fit.unbind(2)
+        near, clips = self.subpixel, fit.shape[:2]
+        fit = F.avg_pool2d(fit.flatten(0, 1), near, 1, near // 2, count_include_pad=False)
+        xx, yy, xy, right, down = fit.unflatten(0, clips).unbind(2)  # each (2B, T, hq, wq)
         hold = self.steadiness**2
         xx, yy = xx + hold, yy + hold
         right, down = right + hold * flow[:, :, 0], down + hold * flow[:, :, 1]
-        best = torch.stack([yy * right - xy * down, xx * down - xy * right], 2) / (
-            xx * yy - xy * xy
-        ).unsqueeze(2)
+        best = torch.stack([yy * right - xy * down, xx * down - xy * right], 2)
+        best = best / (xx * yy - xy * xy).unsqueeze(2)
         return self._smooth(flow + (best - flow).clamp(-MOST_CORRECTION, MOST_CORRECTION))
-
-
-def _search(window: int, topk: int, patch: int, stride: int, dilation: int = 1) -> ops.ShiftedNLS:
-    """A search in the frame before each frame (and, in slot 0, in the frame itself)."""
-    return ops.ShiftedNLS(
-        window=window,
-        topk=topk,
-        patch=patch,
-        stride=stride,
-        dilation=dilation,
-        temporal_window=1,
-        causal=True,
-        select="each",
-    )
 
 
 def resampled(x: Tensor, height: int, width: int, *, step: float, first: float) -> Tensor:

@@ -8,7 +8,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from stan.errors import CheckpointError, ConfigError
 from stan.files import sha256_of
-from stan.flow.base import FlowPair, OffsetSource
-from stan.flow.classical import Downscale, enlarged
+from stan.flow.base import FlowPair, OffsetSource, bordered, enlarged
+from stan.flow.classical import Downscale
 from stan.registry import sources
-from stan.settings import at_least, named
+from stan.settings import Count, named
 
 if TYPE_CHECKING:
     from torchvision.models.optical_flow import RAFT
@@ -51,9 +51,7 @@ class RaftFlow(OffsetSource):
 
     pairwise = True
 
-    def __init__(
-        self, *, weights: str, updates: Annotated[int, at_least(1)] = 12, downscale: Downscale = 1
-    ) -> None:
+    def __init__(self, *, weights: str, updates: Count = 12, downscale: Downscale = 1) -> None:
         super().__init__(**named(locals()))
         self.updates, self.downscale = updates, downscale
         self.checksum = _checksum(weights)
@@ -71,8 +69,7 @@ class RaftFlow(OffsetSource):
         """Estimate all neighbouring pairs in both directions."""
         b, t, _, h, w = video.shape
         frames = video.float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).flatten(0, 1)
-        below, right = (self._padded(side) - side for side in (h, w))
-        frames = F.pad(frames, (0, right, 0, below), mode="replicate")
+        frames = bordered(frames, MULTIPLE * self.downscale, SMALLEST * self.downscale)
         if self.downscale > 1:
             frames = F.avg_pool2d(frames, self.downscale)
         clips = (2 * frames - 1).unflatten(0, (b, t))  # RAFT takes [-1, 1]
@@ -91,11 +88,6 @@ class RaftFlow(OffsetSource):
         flow = enlarged(flow.unflatten(0, (2, b, t - 1)), self.downscale)[..., :h, :w]
         still = flow.new_zeros(b, 1, 2, h, w)
         return FlowPair(torch.cat([flow[0], still], 1), torch.cat([still, flow[1]], 1))
-
-    def _padded(self, side: int) -> int:
-        """A side of the frame, enlarged to what RAFT takes at the reduced size."""
-        multiple = MULTIPLE * self.downscale
-        return -(-max(side, SMALLEST * self.downscale) // multiple) * multiple
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         """Refuse a checkpoint that was made with other weights: its flow would silently be another."""
@@ -144,14 +136,11 @@ def _loaded(weights: str) -> RAFT:
     if not isinstance(state, dict) or not isinstance(state.get(TELLING), Tensor):
         raise _unfit(weights, "holds no weights of RAFT")
     with torch.device("meta"):
-        fitting = [
-            network
-            for network in (raft_small(weights=None), raft_large(weights=None))
-            if network.state_dict()[TELLING].shape == state[TELLING].shape
-        ]
-    if not fitting:
-        raise _unfit(weights, f"is of another RAFT: {TELLING} has shape {tuple(state[TELLING].shape)}")
-    (network,) = fitting
+        both = raft_small(weights=None), raft_large(weights=None)
+    shape = state[TELLING].shape
+    network = next((each for each in both if each.state_dict()[TELLING].shape == shape), None)
+    if network is None:
+        raise _unfit(weights, f"is of another RAFT: {TELLING} has shape {tuple(shape)}")
     for key, own in network.state_dict().items():
         value = state.get(key)
         if not isinstance(value, Tensor) or value.shape != own.shape:

@@ -59,11 +59,9 @@ def why_not_native(*tensors: Tensor) -> str:
         return library.WHY_NOT
     for tensor in tensors:
         kind = tensor.device.type
-        if kind == "cuda":
-            reason = _why_not_on_gpu(tensor.device)
-            if reason:
-                return reason
-        elif kind not in ("cpu", "meta"):
+        if kind == "cuda" and (reason := _why_not_on_gpu(tensor.device)):
+            return reason
+        if kind not in ("cpu", "cuda", "meta"):
             return f"there are no native kernels for the device {kind!r}"
     return ""
 
@@ -74,8 +72,7 @@ def _why_not_on_gpu(device: torch.device) -> str:
     major, minor = torch.cuda.get_device_capability(device)
     if library.cuda_supports(major, minor):
         return ""
-    archs = ", ".join(f"{arch // 10}.{arch % 10}" for arch in library.CUDA_ARCHS)
-    return f"the CUDA kernels are built for compute capability {archs}, and {device} has {major}.{minor}"
+    return f"the CUDA kernels are built for {library.CAPABILITIES}, and {device} has {major}.{minor}"
 
 
 def report() -> dict[str, str]:
@@ -91,11 +88,8 @@ def report() -> dict[str, str]:
     if not library.CUDA_ARCHS:
         lines["operator on cuda"] = f"reference; {library.why_no_cuda()}"
         return lines
-    archs = ", ".join(f"{arch // 10}.{arch % 10}" for arch in library.CUDA_ARCHS)
-    lines["operator on cuda"] = f"native, CUDA {info['cuda']}, compute capability {archs}"
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            reason = _why_not_on_gpu(torch.device("cuda", index))
-            if reason:
-                lines[f"operator on cuda:{index}"] = f"reference; {reason}"
+    lines["operator on cuda"] = f"native, CUDA {info['cuda']}, {library.CAPABILITIES}"
+    for index in range(torch.cuda.device_count()):
+        if reason := _why_not_on_gpu(torch.device("cuda", index)):
+            lines[f"operator on cuda:{index}"] = f"reference; {reason}"
     return lines

@@ -10,6 +10,7 @@ Shape letters: B batch, T frames, HD heads, C channels per head, H x W pixels, H
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from . import backend as backends
 from . import checks, inputs
-from .softmax import weights as weights
 from .types import GatherSpec, Matches, RefineSpec, SearchSpec, score_dtype, takes_settings
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ def shifted_nls(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    return search(query, key, flow, SearchSpec(**settings), backend)
+    spec = SearchSpec(**settings)
+    flow = inputs.search_inputs(query, key, flow, spec)
+    return backends.resolve(backend, query, key).search(query, key, flow, spec)
 
 
 @takes_settings(RefineSpec)
@@ -132,9 +134,7 @@ def search_flow(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device; T is below W_t.
     """
-    checks.whole("temporal_window", temporal_window, 0)
-    checks.whole("stride", stride, 1)
-    checks.flag("causal", causal)
+    inputs.flow_settings(temporal_window, stride, causal)
     forward, backward = inputs.flow_inputs(forward, backward, 1 if causal else 2 * temporal_window + 1)
     chosen = backends.resolve(backend, forward, backward)
     return chosen.search_flow(forward, backward, temporal_window, stride, causal)
@@ -164,18 +164,45 @@ def rescale_flow(
         raise TypeError(f"flow: expected a floating-point tensor (..., 2, H, W), got {kind}")
     if flow.dim() < 3 or flow.shape[-3] != 2 or min(flow.shape[-2:]) < 1:
         raise ValueError(f"flow: expected shape (..., 2, H, W), got {tuple(flow.shape)}")
-    new_height, new_width = inputs.size_of(size)
+    rows, columns = inputs.size_of(size)
     height, width = flow.shape[-2:]
     if flow.numel() == 0:
-        return flow.new_zeros((*flow.shape[:-2], new_height, new_width))
+        return flow.new_zeros((*flow.shape[:-2], rows, columns))
     values = flow.to(score_dtype(flow)).reshape(-1, 2, height, width)  # (N, 2, H, W)
     values = torch.where(values.isfinite(), values, 0.0)
-    if (new_height, new_width) != (height, width):
-        values = F.interpolate(
-            values, (new_height, new_width), mode="bilinear", align_corners=False, antialias=True
-        )
-    ratio = values.new_tensor([new_width / width, new_height / height]).reshape(2, 1, 1)
-    return (values * ratio).reshape(*flow.shape[:-2], new_height, new_width).to(flow.dtype)
+    if (rows, columns) != (height, width):
+        values = F.interpolate(values, (rows, columns), mode="bilinear", align_corners=False, antialias=True)
+    ratio = values.new_tensor([columns / width, rows / height]).reshape(2, 1, 1)
+    return (values * ratio).reshape(*flow.shape[:-2], rows, columns).to(flow.dtype)
+
+
+def weights(
+    scores: Tensor,  # (B, HD, T, Hq, Wq, K)
+    scale: float | Tensor = 10.0,  # number, () or (HD,)
+) -> Tensor:
+    """Turn scores into attention weights: softmax(scale * scores) over the K matches.
+
+    Args:
+        scores: from `shifted_nls` or `refine`. A score of -inf gets weight 0, all weights are 0 where all K
+            are -inf, and the gradient is 0 there. A NaN score makes the weights of its query NaN.
+        scale: inverse temperature, above 0; the paper uses 10. A tensor may hold one for each head, and may
+            be learned.
+
+    Returns:
+        (B, HD, T, Hq, Wq, K), the type of `scores`.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or device.
+    """
+    checks.floating("scores", scores, 6, "(B, HD, T, Hq, Wq, K)")
+    scale = checks.scale_of("scale", scale, scores.shape[1])
+    if isinstance(scale, Tensor):
+        checks.same_device("scores", scores, scale=scale)
+        scale = scale.to(scores.dtype).reshape(-1, 1, 1, 1, 1)  # (HD, 1, 1, 1, 1)
+    empty = scores == -math.inf
+    logits = (scale * scores.masked_fill(empty, 0.0)).masked_fill(empty, -math.inf)
+    logits = logits.masked_fill(empty.all(dim=-1, keepdim=True), 0.0)  # softmax of nothing but -inf is NaN
+    return logits.softmax(dim=-1).masked_fill(empty, 0.0)
 
 
 def gather(
@@ -320,25 +347,7 @@ def shifted_attention(
     Raises:
         TypeError, ValueError: an argument has the wrong type, value, shape or device.
     """
-    return attend(query, key, value, flow, scale, SearchSpec(**settings), backend)
-
-
-def search(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec, backend: str | None) -> Matches:
-    """`shifted_nls` with settings made before."""
-    flow = inputs.search_inputs(query, key, flow, spec)
-    return backends.resolve(backend, query, key).search(query, key, flow, spec)
-
-
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    flow: Tensor | None,
-    scale: float | Tensor,
-    spec: SearchSpec,
-    backend: str | None,
-) -> Tensor:
-    """`shifted_attention` with settings made before."""
+    spec = SearchSpec(**settings)
     flow = inputs.search_inputs(query, key, flow, spec)
     checks.video("value", value, spec.heads)
     checks.shaped("value", value, (*query.shape[:2], None, None, None), f"{inputs.VIDEO_AXES} as query")

@@ -1,13 +1,10 @@
 """Where the search looks, for the reference: searched frames, anchors, windows and bilinear taps.
 
-Coordinates are pixels, one axis at a time; all functions work on tensors of any shape.
-`stan/ops/csrc/geometry.h`
+Coordinates are pixels, one axis at a time; all functions work on tensors of any shape. `stan/ops/csrc/geometry.h`
 holds the same arithmetic for the native kernels: positions agree bit for bit.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +15,7 @@ STEPS = 1 << 28  # more steps than any window holds; keeps the conversion to int
 def slot_frames(frames: int, temporal_window: int, causal: bool) -> list[list[int]]:
     """Frames searched from each frame t, by slot: t, t+1, ..., then t-1, t-2, ...; -1 where there is none.
 
-    At the ends of the clip the range slides inwards, so that 2*temporal_window + 1 distinct frames are
-    searched.
+    At the ends of the clip the range slides inwards, so that 2*temporal_window + 1 distinct frames are searched.
     Causal: t, t-1, ..., t-temporal_window.
     """
     if causal:
@@ -43,34 +39,24 @@ def anchor(start: Tensor, shift: Tensor, length: int) -> Tensor:
     return torch.where(v < 0, 0.0, torch.where(v > last, float(last), v))
 
 
-class Window(NamedTuple):
-    """Candidates lie at anchor + step * k, k whole, from `begin`; those in [low, high] are inside."""
+def window_of(
+    anchor: Tensor, step: float, window: int, length: int, slide: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The window of `window` grid steps around each anchor, along one axis: begin, low and high.
 
-    begin: Tensor
-    low: Tensor
-    high: Tensor
-
-    def valid(self, k: Tensor) -> Tensor:
-        """Which steps k lie inside the image; all tensors broadcast."""
-        return (k >= self.low) & (k <= self.high)
-
-
-def window_of(anchor: Tensor, step: float, window: int, length: int, slide: bool) -> Window:
-    """The window of `window` grid steps around each anchor, along one axis.
-
-    The steps that fit on each side of the anchor are counted, so that validity never hangs on the rounding
-    of a position. With `slide` the window moves by whole steps until it lies inside the image; where it is
-    longer than the image, it begins at the lowest step and its tail is invalid.
+    Candidates lie at anchor + step * k, k whole, from `begin`; those in [low, high] are inside the image. The steps
+    that fit on each side of the anchor are counted, so that validity never hangs on the rounding of a position. With
+    `slide` the window moves by whole steps until it lies inside the image; where it is longer than the image, it begins
+    at the lowest step and its tail is invalid.
     """
-    divisor = torch.full_like(
-        anchor[:1], step
-    )  # as a tensor: CUDA divides by a number through its reciprocal
+    # The divisor is a tensor, since CUDA divides by a number through its reciprocal.
+    divisor = torch.full_like(anchor[:1], step)
     low = -(anchor / divisor).floor().clamp(max=STEPS).long()
     high = ((length - 1 - anchor) / divisor).floor().clamp(max=STEPS).long()
     begin = torch.full_like(low, -((window - 1) // 2))
     if slide:
         begin = torch.maximum(torch.minimum(begin, high - (window - 1)), low)
-    return Window(begin, low, high)
+    return begin, low, high
 
 
 def reflect_index(index: Tensor, length: int) -> Tensor:

@@ -62,6 +62,13 @@ def refine_inputs(query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, s
     return offsets.to(score_dtype(query))
 
 
+def flow_settings(temporal_window: int, stride: int, causal: bool) -> None:
+    """Check the settings of `search_flow`."""
+    checks.whole("temporal_window", temporal_window, 0)
+    checks.whole("stride", stride, 1)
+    checks.flag("causal", causal)
+
+
 def flow_inputs(forward: Tensor, backward: Tensor, slots: int) -> tuple[Tensor, Tensor]:
     """Check a pair of one-step flows; return them in float32 or float64."""
     checks.floating("forward", forward, 5, ONE_STEP_AXES)
@@ -104,9 +111,8 @@ def match_inputs(
     checks.shaped("offsets", offsets, (*weights.shape, 2), f"{OFFSET_AXES} as weights")
     whole = spec.block == 1  # else the size of the result must come from somewhere: from the value
     grid = (None, None) if whole else spec.blocks_of((video.shape[3], video.shape[4]))
-    times = (
-        video.shape[1] if name == "source" else None
-    )  # values are gathered for as many frames as have matches
+    # Values are gathered for as many frames as have matches.
+    times = video.shape[1] if name == "source" else None
     expected = (video.shape[0], spec.heads, times, *grid, None)
     blocks = "" if whole else f" and blocks of {spec.block}"
     checks.shaped("weights", weights, expected, f"{MATCH_AXES} for this {name}{blocks}")

@@ -38,13 +38,12 @@ WHY_NOT = _load()  # why there are no native kernels; empty when there are
 INFO: dict[str, str] = {} if WHY_NOT else json.loads(torch.ops.stan.build_info())
 CAPABILITY: str = "" if WHY_NOT else torch.ops.stan.cpu_capability()
 CUDA_ARCHS = tuple(int(arch) for arch in INFO.get("cuda_archs", "").split())
+CAPABILITIES = "compute capability " + ", ".join(f"{arch // 10}.{arch % 10}" for arch in CUDA_ARCHS)
 
 
 def why_no_cuda() -> str:
-    """Why the library has no CUDA kernels; empty when it has."""
-    if WHY_NOT:
-        return WHY_NOT
-    return "" if CUDA_ARCHS else _record().get("cuda") or "built with STAN_BUILD=cpu"
+    """Why the library, where there is one without CUDA kernels, has none."""
+    return _record().get("cuda") or "built with STAN_BUILD=cpu"
 
 
 def cuda_supports(major: int, minor: int) -> bool:

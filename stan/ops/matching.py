@@ -77,7 +77,7 @@ class _Search:
             valid.append((in_y[:, :, None] & in_x[:, None, :] & valid_frame[:, p, None, None]).flatten(1))
             if p == 0:
                 centre = -begin_y * side - begin_x  # (n, 1): the anchor itself
-        places = torch.cat(best_places(scores, valid, centre, spec), dim=1)  # (n, K)
+        places = best_places(scores, valid, centre, spec)  # (n, K)
         best = torch.cat(scores, dim=1).gather(1, places.clamp(min=0)).masked_fill(places < 0, -math.inf)
         offsets = self.offsets(x, y, *self.positions_of(x, y, shift, places), places)
         return best, offsets, self.frames_of(frame, places).masked_fill(places < 0, -1), places
@@ -96,9 +96,9 @@ class _Search:
         """Along one axis: positions of window places, which are inside, and where the window begins."""
         step = self.spec.key_stride
         centre = anchor(start[:, None].to(shift.dtype), shift, length)  # (n, 1 or K)
-        window = window_of(centre.detach(), step, self.spec.window, length, self.spec.slide)
-        steps = window.begin + place
-        return centre + step * steps.to(centre.dtype), window.valid(steps), window.begin
+        begin, low, high = window_of(centre.detach(), step, self.spec.window, length, self.spec.slide)
+        steps = begin + place
+        return centre + step * steps.to(centre.dtype), (steps >= low) & (steps <= high), begin
 
     def positions_of(self, x: Tensor, y: Tensor, shift: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Positions x and y (n, K) of candidates known by their places."""
@@ -139,28 +139,22 @@ class _Search:
 
 def best_places(
     scores: list[Tensor], valid: list[Tensor], centre: Tensor, spec: SearchSpec | RefineSpec
-) -> list[Tensor]:
-    """The best candidates of the windows, as in `Matches`: from all windows together, or from each.
+) -> Tensor:
+    """Places (n, K) of the best candidates, as in `Matches`: from all windows together, or from each.
 
-    Args:
-        scores, valid: for each window (n, ws*ws).
-        centre: (n, 1), the query's own position in the first window.
-
-    Returns:
-        places (n, topk), one tensor for all windows or one for each.
+    `scores` and `valid` hold (n, ws*ws) for each window; `centre` (n, 1) is the query's own position in the first.
     """
     each = isinstance(spec, SearchSpec) and spec.select == "each"
     self_match = spec.self_match if isinstance(spec, SearchSpec) else "keep"
     if self_match == "exclude":
         valid[0].scatter_(1, centre, False)
-    first = centre if self_match == "first" else None
     if not each:
-        return [_best(torch.cat(scores, dim=1), torch.cat(valid, dim=1), spec.topk, first)]
+        scores, valid = [torch.cat(scores, dim=1)], [torch.cat(valid, dim=1)]
     places = []
-    for p, (window_scores, window_valid) in enumerate(zip(scores, valid)):
-        inside = _best(window_scores, window_valid, spec.topk, first if p == 0 else None)
+    for p, window in enumerate(zip(scores, valid)):
+        inside = _best(*window, spec.topk, centre if self_match == "first" and p == 0 else None)
         places.append(torch.where(inside < 0, -1, inside + p * spec.window**2))
-    return places
+    return torch.cat(places, dim=1)
 
 
 def _best(scores: Tensor, valid: Tensor, topk: int, first: Tensor | None) -> Tensor:

@@ -20,17 +20,28 @@ if TYPE_CHECKING:
     from .types import SearchSettings, WindowSettings
 
 
-class ShiftedNLS(nn.Module):
+class _Function(nn.Module):
+    """A function of `stan.ops` whose settings were given before; its subclasses call it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def extra_repr(self) -> str:
+        """The settings."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items() if name != "backend")
+
+
+class ShiftedNLS(_Function):
     """`shifted_nls` as a module."""
 
     def __init__(self, *, backend: str | None = None, **settings: Unpack[SearchSettings]) -> None:
-        super().__init__()
-        self.backend = backend
         self.spec = SearchSpec(**settings)
+        super().__init__(backend=backend, **self.spec.settings())
 
     def forward(self, query: Tensor, key: Tensor, flow: Tensor | None = None) -> Matches:
         """(B, T, HD*C, H, W) features and (B, T, W_t-1, 2, Hq, Wq) flow to `Matches`."""
-        return functional.search(query, key, flow, self.spec, self.backend)
+        return functional.shifted_nls(query, key, flow, **self.settings)
 
     def extra_repr(self) -> str:
         """Settings that are not the default."""
@@ -38,7 +49,7 @@ class ShiftedNLS(nn.Module):
         return ", ".join(f"{f.name}={getattr(self.spec, f.name)!r}" for f in changed)
 
 
-class Refine(nn.Module):
+class Refine(_Function):
     """`refine` as a module."""
 
     def __init__(
@@ -49,64 +60,39 @@ class Refine(nn.Module):
         backend: str | None = None,
         **settings: Unpack[WindowSettings],
     ) -> None:
-        super().__init__()
         kept = 1 if topk is None else topk
         RefineSpec(incoming=kept, topk=kept, heads=1 if heads is None else heads, **settings)  # only to check
-        self.topk, self.heads, self.backend, self.settings = topk, heads, backend, settings
+        super().__init__(topk=topk, heads=heads, backend=backend, **settings)
 
     def forward(self, query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor) -> Matches:
         """(B, T, HD*C, H, W) features and earlier matches to `Matches`."""
-        own: dict[str, Any] = {"topk": self.topk, "heads": self.heads, "backend": self.backend}
-        return functional.refine(query, key, offsets, frames, **own, **self.settings)
-
-    def extra_repr(self) -> str:
-        """The settings that were given."""
-        return ", ".join(f"{k}={v!r}" for k, v in {"topk": self.topk, **self.settings}.items())
+        return functional.refine(query, key, offsets, frames, **self.settings)
 
 
-class SearchFlow(nn.Module):
+class SearchFlow(_Function):
     """`search_flow` as a module."""
 
     def __init__(
         self, *, temporal_window: int = 1, stride: int = 1, causal: bool = False, backend: str | None = None
     ) -> None:
-        super().__init__()
-        self.temporal_window = checks.whole("temporal_window", temporal_window, 0)
-        self.stride = checks.whole("stride", stride, 1)
-        self.causal = checks.flag("causal", causal)
-        self.backend = backend
+        inputs.flow_settings(temporal_window, stride, causal)
+        super().__init__(temporal_window=temporal_window, stride=stride, causal=causal, backend=backend)
 
     # `forward` is the name that nn.Module wants; its arguments are the flows forward and backward in time
     def forward(self, forward: Tensor, backward: Tensor) -> Tensor:
         """Two (B, T, 2, H, W) one-step flows to (B, T, W_t-1, 2, Hq, Wq)."""
-        return functional.search_flow(
-            forward,
-            backward,
-            temporal_window=self.temporal_window,
-            stride=self.stride,
-            causal=self.causal,
-            backend=self.backend,
-        )
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"temporal_window={self.temporal_window}, stride={self.stride}, causal={self.causal}"
+        return functional.search_flow(forward, backward, **self.settings)
 
 
-class RescaleFlow(nn.Module):
+class RescaleFlow(_Function):
     """`rescale_flow` as a module."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = inputs.size_of(size)
+        super().__init__(size=inputs.size_of(size))
 
     def forward(self, flow: Tensor) -> Tensor:
         """(..., 2, H, W) to (..., 2, *size)."""
-        return functional.rescale_flow(flow, self.size)
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return f"size={self.size}"
+        return functional.rescale_flow(flow, **self.settings)
 
 
 class Weights(nn.Module):
@@ -139,7 +125,7 @@ class Weights(nn.Module):
         return f"scale={self.start}, learned={self.log_scale is not None}"
 
 
-class Gather(nn.Module):
+class Gather(_Function):
     """`gather` as a module."""
 
     def __init__(
@@ -152,24 +138,13 @@ class Gather(nn.Module):
         block: int = 1,
         backend: str | None = None,
     ) -> None:
-        super().__init__()
         GatherSpec(1 if heads is None else heads, patch, dilation, stride, block)  # only to check
-        self.settings: dict[str, Any] = {
-            "heads": heads,
-            "patch": patch,
-            "dilation": dilation,
-            "stride": stride,
-            "block": block,
-        }
-        self.backend = backend
+        spec = {"heads": heads, "patch": patch, "dilation": dilation, "stride": stride, "block": block}
+        super().__init__(**spec, backend=backend)
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """(B, T, HD*C, H, W) values and weighted matches to (B, T, HD*C, Hq, Wq)."""
-        return functional.gather(value, weights, offsets, frames, **self.settings, backend=self.backend)
-
-    def extra_repr(self) -> str:
-        """The settings."""
-        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        return functional.gather(value, weights, offsets, frames, **self.settings)
 
 
 class GatherStack(Gather):
@@ -179,11 +154,11 @@ class GatherStack(Gather):
         self, *, heads: int | None = None, stride: int = 1, block: int = 1, backend: str | None = None
     ) -> None:
         super().__init__(heads=heads, stride=stride, block=block, backend=backend)
-        self.settings = {"heads": heads, "stride": stride, "block": block}
+        del self.settings["patch"], self.settings["dilation"]
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """(B, T, HD*C, H, W) values and weighted matches to (B, HD, K, T, C, Hq, Wq)."""
-        return functional.gather_stack(value, weights, offsets, frames, **self.settings, backend=self.backend)
+        return functional.gather_stack(value, weights, offsets, frames, **self.settings)
 
 
 class Scatter(Gather):
@@ -206,7 +181,7 @@ class Scatter(Gather):
     ) -> Tensor:
         """(B, T, HD*C, Hq, Wq) and weighted matches to (B, T, HD*C, *size)."""
         matches = (weights, offsets, frames)
-        return functional.scatter(source, *matches, size=size, **self.settings, backend=self.backend)
+        return functional.scatter(source, *matches, size=size, **self.settings)
 
 
 class ShiftedAttention(nn.Module):
@@ -231,5 +206,5 @@ class ShiftedAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, flow: Tensor | None = None) -> Tensor:
         """(B, T, HD*C, H, W) query, key and value to (B, T, HD*Cv, Hq, Wq)."""
-        search = self.search
-        return functional.attend(query, key, value, flow, self.weights.scale, search.spec, search.backend)
+        scale, how = self.weights.scale, self.search.settings
+        return functional.shifted_attention(query, key, value, flow, scale=scale, **how)

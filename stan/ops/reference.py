@@ -240,21 +240,10 @@ class _Scatter(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(source, weights, offsets, frames)
         ctx.spec = spec
-        grid = Grid.of_matches(frames, spec.stride)
-        shared = source.to(score_dtype(source))
-        shared = shared / _patch_count(spec, grid, shared)
-        channels = source.shape[2] // spec.heads
-        rows = shared.new_zeros(grid.batch * grid.heads * grid.frames * size[0] * size[1], channels)
-        images = Images(rows, *size)
-        per_query = 4 * frames.shape[-1] * channels
-        for shift, (x, y) in _patch_on_grid(spec, grid):
-            part = Images.of(_shifted(shared, (-x, -y)), spec.heads).rows  # (N, C)
-            for number, values, w, o, f in chunks_of(per_query, part, *by_query(weights, offsets, frames)):
-                index, weight = _match_taps(images, grid, number, w, o, f, shift)  # (n, K, 4)
-                pushed = weight.flatten(1)[..., None] * values[:, None]  # (n, K*4, C)
-                rows.index_add_(0, index.flatten(), pushed.flatten(0, 1))
-        out = Grid(grid.batch, grid.heads, grid.frames, *size, stride=1)
-        return as_video(rows, out).to(source.dtype)
+        with torch.enable_grad():
+            value = weights.new_zeros((*source.shape[:3], *size), requires_grad=True)
+            gathered = gather(value, weights, offsets, frames, spec)
+        return torch.autograd.grad(gathered, value, source.to(value.dtype))[0].to(source.dtype)
 
     @staticmethod
     @once_differentiable

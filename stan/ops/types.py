@@ -102,12 +102,9 @@ class WindowSpec:
 
     def check(self) -> None:
         """Raise unless every setting is valid by itself."""
-        checks.whole("window", self.window, 1)
-        checks.whole("topk", self.topk, 1)
-        checks.whole("heads", self.heads, 1)
+        for name in ("window", "topk", "heads", "dilation", "stride"):
+            checks.whole(name, getattr(self, name), 1)
         checks.odd("patch", self.patch)
-        checks.whole("dilation", self.dilation, 1)
-        checks.whole("stride", self.stride, 1)
         checks.positive("key_stride", self.key_stride)
         checks.choice("metric", self.metric, METRICS)
         checks.flag("slide", self.slide)
@@ -186,11 +183,9 @@ class GatherSpec:
     block: int = 1
 
     def __post_init__(self) -> None:
-        checks.whole("heads", self.heads, 1)
+        for name in ("heads", "dilation", "stride", "block"):
+            checks.whole(name, getattr(self, name), 1)
         checks.odd("patch", self.patch)
-        checks.whole("dilation", self.dilation, 1)
-        checks.whole("stride", self.stride, 1)
-        checks.whole("block", self.block, 1)
 
     def blocks_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of blocks on the query grid of a video of `size` (H, W)."""

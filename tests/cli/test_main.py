@@ -16,6 +16,25 @@ from stan.cli import COMMANDS, build_parser, main
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture
+def run_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., str]:
+    """Runs the command in this process and an empty folder; gives what it prints, on standard error where it fails."""
+
+    def run(*words: object, code: int = 0) -> str:
+        monkeypatch.chdir(tmp_path)
+        try:
+            ended = main([str(word) for word in words])
+        except SystemExit as left:
+            ended = int(left.code or 0)
+        done = capsys.readouterr()
+        assert ended == code, done
+        return done.err if code else done.out
+
+    return run
+
+
 def test_help_lists_every_command(run_stan: Callable) -> None:
     text = run_stan("--help").stdout
     for command in COMMANDS:
@@ -23,8 +42,8 @@ def test_help_lists_every_command(run_stan: Callable) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_each_command(run_stan: Callable, command: str) -> None:
-    assert f"stan {command}" in run_stan(command, "--help").stdout
+def test_help_of_each_command(run_here: Callable, command: str) -> None:
+    assert f"stan {command}" in run_here(command, "--help")
 
 
 def test_help_does_not_import_torch() -> None:
@@ -42,10 +61,10 @@ def test_no_command_and_unknown_command(run_stan: Callable) -> None:
     assert "invalid choice" in run_stan("trian", code=2).stderr
 
 
-def test_config_prints_what_a_run_would_use(run_stan: Callable) -> None:
-    done = run_stan("config", ROOT / "configs/train/davis_tiny.yaml", "noise.sigma=0..50", "data.crop=96")
-    assert "sigma: 0..50  #" in done.stdout
-    assert "crop: 96  #" in done.stdout
+def test_config_prints_what_a_run_would_use(run_here: Callable) -> None:
+    text = run_here("config", ROOT / "configs/train/davis_tiny.yaml", "noise.sigma=0..50", "data.crop=96")
+    assert "sigma: 0..50  #" in text
+    assert "crop: 96  #" in text
 
 
 def test_own_configurations_are_found_from_anywhere(run_stan: Callable, tmp_path: Path) -> None:
@@ -66,10 +85,10 @@ def test_own_configurations_are_found_from_anywhere(run_stan: Callable, tmp_path
         (["finetune", "finetune/davis.yaml", "checkpoint=/nowhere.ckpt"], "/nowhere.ckpt"),
     ],
 )
-def test_bad_input_is_one_line(run_stan: Callable, tmp_path: Path, words: list[str], part: str) -> None:
-    done = run_stan(*words, code=2, cwd=tmp_path)
-    assert part in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+def test_bad_input_is_one_line(run_here: Callable, words: list[str], part: str) -> None:
+    told = run_here(*words, code=2)
+    assert part in told
+    assert len(told.strip().splitlines()) == 1, told
 
 
 def test_doctor_names_versions_devices_and_backend(run_stan: Callable) -> None:
@@ -106,8 +125,8 @@ def test_a_wrong_command_line_is_one_line_without_the_usage(
 
 
 @pytest.mark.parametrize("word", ["output=" + "x" * 400, "data.root=" + "x" * 5000])
-def test_names_that_no_file_can_have_are_one_line(run_stan: Callable, tmp_path: Path, word: str) -> None:
-    line = run_stan("evaluate", "evaluate/demo.yaml", "checkpoint=noisy", word, code=2, cwd=tmp_path).stderr
+def test_names_that_no_file_can_have_are_one_line(run_here: Callable, word: str) -> None:
+    line = run_here("evaluate", "evaluate/demo.yaml", "checkpoint=noisy", word, code=2)
     assert line.count("\n") == 1
     assert len(line) < 900
 

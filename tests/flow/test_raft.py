@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.models.optical_flow import raft_large, raft_small
 
+import stan.cli
 import stan.flow
 import stan.models
 from stan.errors import CheckpointError, ConfigError
@@ -162,11 +162,14 @@ def test_a_network_trains_with_it_and_its_flow_is_kept_by_what_the_file_holds(
     assert other.key(video[0]) != cache.key(video[0])
 
 
-def test_the_command_says_what_is_missing(run_stan: Callable, davis_root: Path, tmp_path: Path) -> None:
+def test_the_command_says_what_is_missing(
+    davis_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [
         "train", "train/davis_tiny.yaml", f"data.root={davis_root}", f"output={tmp_path / 'run'}",
         "model.name=unet_tiny", "model.flow=raft",
     ]  # fmt: skip
-    missing = run_stan(*words, "model.settings.flow_settings.weights=/nowhere.pth", code=2).stderr
+    assert stan.cli.main([*words, "model.settings.flow_settings.weights=/nowhere.pth"]) == 2
+    missing = capsys.readouterr().err
     assert "/nowhere.pth does not exist; download https://download.pytorch.org/models/raft_small" in missing
     assert len(missing.strip().splitlines()) == 1
