@@ -194,7 +194,9 @@ class Merge(nn.Module):
         frames = matches.frames[:, 0, :t, ..., 1:].movedim(-1, 2)
         frames = torch.where(frames < t, frames, -1)
         both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
-        small = F.interpolate(both.flatten(0, 1), scale_factor=1 / GRID, mode="bilinear")  # means of 2x2, fast
+        small = F.interpolate(
+            both.flatten(0, 1), scale_factor=1 / GRID, mode="bilinear"
+        )  # means of 2x2, fast
         small = small.unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
         misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
         return Found(displacement, moved * better.unsqueeze(3), frames, misfit, both, small)
