@@ -51,8 +51,8 @@ class Merged(NamedTuple):
         evidence: `(B, T, 3, h, w)`: log(1 + misfit) of the best match in another frame, the same of the weighted
             mean, and the weight of the frame itself.
         weights: `(B, T, K, h, w)`, of the frame itself (first) and its matches; they sum to one.
-        offsets: `(B, T, h, w, K, 2)`, (x, y) in pixels of the video.
-        frames: `(B, T, h, w, K)` int32; -1 where there is no such frame.
+        offsets: `(B, T, K-1, 2, h, w)` of the matches, (x, y) in pixels of the video.
+        frames: `(B, T, K-1, h, w)` int32, those of the matches; -1 where there is no such frame.
     """
 
     noisy: Tensor
@@ -63,6 +63,14 @@ class Merged(NamedTuple):
     weights: Tensor
     offsets: Tensor
     frames: Tensor
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where `weights` apply, the frame itself included, if a whole clip was merged: offsets `(B, T, h, w, K, 2)`
+        and frames `(B, T, h, w, K)`."""
+        offsets, frames = self.offsets.movedim((2, 3), (4, 5)), self.frames.movedim(2, -1)
+        this = torch.arange(frames.shape[1], dtype=frames.dtype, device=frames.device).view(1, -1, 1, 1, 1)
+        this = this.expand(*frames.shape[:-1], 1)
+        return F.pad(offsets, (0, 0, 1, 0)), torch.cat([this, frames], -1)
 
 
 class Found(NamedTuple):
@@ -186,7 +194,10 @@ class Merge(nn.Module):
         frames = matches.frames[:, 0, :t, ..., 1:].movedim(-1, 2)
         frames = torch.where(frames < t, frames, -1)
         both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
-        small = F.avg_pool2d(both.flatten(0, 1), GRID).unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
+        small = F.interpolate(
+            both.flatten(0, 1), scale_factor=1 / GRID, mode="bilinear"
+        )  # means of 2x2, fast
+        small = small.unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
         misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
         return Found(displacement, moved * better.unsqueeze(3), frames, misfit, both, small)
 
@@ -211,9 +222,8 @@ class Merge(nn.Module):
             frames = repeated(lattice, CELL)[..., :h, :w]  # (B, n, K-1, h, w)
             missing = frames < 0
             kept = share_kept(offsets)
-            first = max(0, part.start - self.slots + 1)  # frames farther off have no matches
-            nearby = slice(first, part.stop + self.slots - 1)
-            places = as_matches(frames - first)
+            nearby = self._searched(part, found.both.shape[1])
+            places = as_matches(frames - nearby.start)
         each = as_matches(offsets), places
         with torch.no_grad():
             wide, strange = self._differences(found.small, level, offsets, part, nearby, each)
@@ -244,7 +254,7 @@ class Merge(nn.Module):
 
         weigh = as_matches(others)
         mean = ops.gather(found.both[:, nearby], weigh, *each, block=GRID)
-        mean = mean + repeated(own, GRID) * found.both[:, part]  # (B, n, 6, H, W)
+        mean = torch.addcmul(mean, repeated(own, GRID), found.both[:, part])  # (B, n, 6, H, W)
         if features.shape[2]:
             gathered = ops.gather(features[:, nearby], weigh, each[0] / GRID, each[1])
             own_features = own * features[:, part] + gathered  # (B, n, F, h, w)
@@ -259,9 +269,17 @@ class Merge(nn.Module):
             remaining,
             evidence,
             weights,
-            F.pad(offsets.movedim((2, 3), (4, 5)), (0, 0, 1, 0)),
-            torch.cat([this_frames(part, frames), frames.movedim(2, -1)], -1),
+            offsets,
+            frames,
         )
+
+    def _searched(self, part: slice, length: int) -> slice:
+        """The frames of a clip that those of `part` have matches in: the temporal windows of its first and last."""
+        before = self.follow.temporal_window
+        begin, end = (
+            max(0, min(t - before, length - self.slots)) for t in (part.start, max(part.start, part.stop - 1))
+        )
+        return slice(begin, min(length, end + self.slots))
 
     @staticmethod
     def _differences(
@@ -329,8 +347,8 @@ def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Me
     b, t, _, h, w = level.shape
     nothing, one = torch.zeros_like(level), torch.ones_like(level)
     evidence = torch.cat([torch.full_like(level, MOST_MISFIT).log1p(), nothing, one], 2)
-    offsets = level.new_zeros(b, t, h, w, 1, 2)
-    frames = torch.arange(t, dtype=torch.int32, device=level.device).view(1, t, 1, 1, 1).expand(b, t, h, w, 1)
+    offsets = level.new_zeros(b, t, 0, 2, h, w)
+    frames = torch.empty(b, t, 0, h, w, dtype=torch.int32, device=level.device)
     return Merged(noisy, cleaned, features, level, evidence, one, offsets, frames)
 
 
@@ -340,16 +358,10 @@ def as_matches(x: Tensor) -> Tensor:
     return x[:, None].contiguous()
 
 
-def this_frames(part: slice, like: Tensor) -> Tensor:
-    """The numbers of the frames `part` themselves, as `(B, n, h, w, 1)` in the type of `like` (B, n, K, h, w)."""
-    this = torch.arange(part.start, part.stop, dtype=like.dtype, device=like.device)
-    return this.view(1, -1, 1, 1, 1).expand(like.shape[0], -1, *like.shape[3:], 1)
-
-
 def share_kept(offsets: Tensor) -> Tensor:
     """The share r of independent noise that bilinear sampling at `offsets` (B, T, K, 2, h, w) leaves."""
-    fraction = offsets - offsets.floor()
-    each = (fraction * (fraction - 1)).mul_(2).add_(1)  # (1 - f)^2 + f^2
+    fraction = offsets.frac().abs_()  # or one minus that, which is the same below
+    each = torch.addcmul(fraction.new_ones(()), fraction, fraction - 1, value=2)  # (1 - f)^2 + f^2
     return each[:, :, :, 0] * each[:, :, :, 1]
 
 
@@ -378,12 +390,23 @@ def pooled(x: Tensor, side: int) -> Tensor:
 def detail(cleaned: Tensor) -> Tensor:
     """How much a frame `(B, T, 3, H, W)` departs from its mean over 5x5 pixels, by block: `(B, T, 1, h, w)`."""
     grey = cleaned.mean(2)
-    departs = (grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)).abs()
+    departs = (grey - smoothed(grey, 5)).abs_()
     return 20 * F.avg_pool2d(departs, GRID).unsqueeze(2)
 
 
 def smoothed(x: Tensor, side: int) -> Tensor:
-    """`(B, T, K, h, w)`, each value replaced by the mean over the square of `side` around it, inside the frame."""
-    return F.avg_pool2d(x.flatten(0, 1), side, 1, side // 2, count_include_pad=False).unflatten(
-        0, x.shape[:2]
-    )
+    """`(..., h, w)`, each value replaced by the mean over the square of `side` (odd) around it, inside the frame.
+
+    As `avg_pool2d` with `count_include_pad=False`, which takes twice the time.
+    """
+    reach = side // 2
+    for dim in (-1, -2):
+        n = x.shape[dim]
+        wide = F.pad(x, (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach))
+        total = wide.narrow(dim, 0, n) + wide.narrow(dim, 1, n)
+        for k in range(2, side):
+            total += wide.narrow(dim, k, n)
+        at = torch.arange(n, device=x.device)
+        count = (at + reach).clamp(max=n - 1) - (at - reach).clamp(min=0) + 1
+        x = total / (count if dim == -1 else count[:, None])
+    return x

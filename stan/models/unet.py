@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stan.models.fused import added, conv_add, conv_relu
 
 
 class Unit(nn.Module):
@@ -20,7 +20,7 @@ class Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same."""
-        return added(self.second(F.relu(self.first(x), inplace=True)), x)
+        return conv_add(self.second, conv_relu(self.first, x), x)
 
 
 class UNet(nn.Module):
@@ -62,11 +62,6 @@ class UNet(nn.Module):
         for level in reversed(range(len(self.ups))):
             x = self.decoders[level](added(self.ups[level](x), skips[level]))
         return self.leave(x)
-
-
-def added(fresh: Tensor, other: Tensor) -> Tensor:
-    """The sum; where no gradient is wanted it takes the place of `fresh`, which nobody else holds."""
-    return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
 
 
 def units(channels: int, depth: int) -> nn.Sequential:

@@ -62,7 +62,7 @@ def test_the_remaining_noise_is_what_it_says(shift: tuple[float, float]) -> None
     with torch.no_grad():
         merged = merge_of()(noisy, clean, nothing(clean), level_of(clean), flow_of(shift, 7, 64, 96))
     inside = (slice(None), slice(2, 5), slice(None), slice(12, -12), slice(16, -16))  # no border in any frame
-    blurred = clean_mean(merged.weights, merged.offsets, merged.frames, clean)
+    blurred = clean_mean(merged.weights, *merged.places(), clean)
     left = (merged.noisy - blurred)[inside].square().mean().sqrt()
     told = repeated(merged.remaining, GRID)[inside].square().mean().sqrt()
     assert float(told) == pytest.approx(float(left), rel=0.03)
@@ -111,7 +111,7 @@ def test_frames_of_something_else_are_left_out() -> None:
         )
     own = merged.weights[0, 2, 0]
     assert float(own.mean()) > 0.9
-    strange = (merged.frames[0, 0] == 2).permute(2, 0, 1)  # (K, h, w)
+    strange = torch.cat([torch.zeros(1, 24, 24) > 0, merged.frames[0, 0] == 2])  # (K, h, w)
     assert float(merged.weights[0, 0][strange].mean()) < 0.02
 
 
@@ -122,8 +122,9 @@ def test_a_short_clip_is_merged_with_its_own_frames_only(frames: int) -> None:
     noisy = clean + noise_like(clean)
     with torch.no_grad():
         merged = merge_of()(noisy, clean, nothing(clean), level_of(clean), flow_of((0, 0), frames, 48, 48))
-    assert int(merged.frames.max()) == frames - 1
-    used = torch.where(merged.frames.permute(0, 1, 4, 2, 3) >= 0, merged.weights, torch.zeros(()))
+    places = merged.places()[1]
+    assert int(places.max()) == frames - 1
+    used = torch.where(places.permute(0, 1, 4, 2, 3) >= 0, merged.weights, torch.zeros(()))
     assert torch.allclose(used.sum(2), torch.ones_like(used.sum(2)), atol=1e-5)
     assert torch.allclose(merged.noisy, noisy.mean(1, keepdim=True).expand_as(noisy), atol=1e-5)
     assert torch.allclose(

@@ -1,0 +1,74 @@
+"""Convolutions that finish their own output, against the same done step by step in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stan.models.fused import conv_add, conv_relu
+
+
+def conv(channels: int = 12) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(channels, channels, 3, padding=1)
+
+
+def pictures(order: torch.memory_format) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x, other = (torch.randn(2, 12, 19, 23, generator=generator).contiguous(memory_format=order) for _ in "xy")
+    return x, other
+
+
+def exact(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    assert layer.bias is not None
+    return F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_both_are_what_they_say(
+    order: torch.memory_format, grad: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+    layer, (x, other) = conv(), pictures(order)
+    before = x.clone(), other.clone()
+    with torch.set_grad_enabled(grad):
+        activated, summed = conv_relu(layer, x), conv_add(layer, x, other)
+    torch.testing.assert_close(activated.double(), exact(layer, x).relu(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(summed.double(), exact(layer, x) + other.double(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(x, before[0])
+    assert torch.equal(other, before[1])
+    assert activated.requires_grad == grad
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_autocast_counts(grad: bool) -> None:
+    """bfloat16 out, within its rounding of the exact result; a float32 summand is taken too."""
+    layer, (x, other) = conv(), pictures(torch.channels_last)
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+        activated = conv_relu(layer, x)
+        summed = conv_add(layer, activated, other.bfloat16())
+    assert activated.dtype == summed.dtype == torch.bfloat16
+    torch.testing.assert_close(activated.double(), exact(layer, x).relu(), rtol=0.02, atol=0.02)
+    inner = exact(layer, activated) + other.double()
+    torch.testing.assert_close(summed.double(), inner, rtol=0.02, atol=0.02)
+
+
+def test_an_exported_graph_holds_no_fused_operator() -> None:
+    """It is for other machines too."""
+
+    class Unit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return conv_add(self.conv, conv_relu(self.conv, x), x)
+
+    x, _ = pictures(torch.contiguous_format)
+    with torch.no_grad():
+        graph = torch.export.export(Unit(), (x,))
+    assert "mkldnn" not in str(graph)
