@@ -170,9 +170,7 @@ def to_float(frames: Tensor) -> Tensor:
 
 
 def digest(video: Tensor) -> str:
-    """SHA-256 of a video's values (C order, little-endian), hexadecimal: tells whether two had the same
-    input.
-    """
+    """SHA-256 of a video's values (C order, little-endian), hexadecimal: tells whether two had the same input."""
     return hashlib.sha256(video.detach().cpu().contiguous().numpy().data).hexdigest()
 
 
