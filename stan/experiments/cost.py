@@ -24,33 +24,33 @@ class Cost:
     """Filled in when the block of `measured` ends.
 
     Attributes:
-        seconds: processor time of all threads; on a GPU the time it took.
+        seconds: processor time of all threads.
+        elapsed: the time it took, seconds.
         peak: bytes; None where the system does not tell.
     """
 
     seconds: float = float("nan")
+    elapsed: float = float("nan")
     peak: int | None = None
 
 
 @contextlib.contextmanager
 def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
     """Measure the block, in this process."""
-    cost = Cost()
-    if torch.device(device).type == "cuda":
+    cost, gpu = Cost(), torch.device(device).type == "cuda"
+    if gpu:
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before, started = torch.cuda.memory_allocated(), time.perf_counter()
-        yield cost
-        torch.cuda.synchronize()
-        cost.seconds = time.perf_counter() - started
-        cost.peak = torch.cuda.max_memory_allocated() - before
-        return
-    resident = mark_peak()
-    begun = time.process_time()
+    before = torch.cuda.memory_allocated() if gpu else mark_peak()
+    begun, started = time.process_time(), time.perf_counter()
     yield cost
-    cost.seconds = time.process_time() - begun
-    if resident is not None:
-        cost.peak = max(0, (peak_since() or resident) - resident)
+    if gpu:
+        torch.cuda.synchronize()
+    cost.seconds, cost.elapsed = time.process_time() - begun, time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated() if gpu else peak_since()
+    if before is not None:
+        cost.peak = max(0, (peak or before) - before)
 
 
 def mark_peak() -> int | None:

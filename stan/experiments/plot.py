@@ -161,11 +161,11 @@ class _Canvas:
         for value in self.y.ticks:
             y = self.y.place(value)
             self.segment((_LEFT, y), (WIDTH - _RIGHT, y), _SOFT if value == 0 else _GRID, 1)
-            self.text((_LEFT - 8, y), _number(value), 12, _SOFT, "rm")
+            self.text((_LEFT - 8, y), f"{value:g}", 12, _SOFT, "rm")
         for value in self.x.ticks:
             x = self.x.place(value)
             self.segment((x, self.bottom), (x, self.bottom + 4), _SOFT, 1)
-            word = chart.labels[int(value)] if chart.labels else _number(value)
+            word = chart.labels[int(value)] if chart.labels else f"{value:g}"
             row = int(value) % self.rows if chart.labels else 0
             self.text((x, self.bottom + 14 + _ROW * row), word, 12, _SOFT, "mm")
         self.segment((_LEFT, self.bottom), (WIDTH - _RIGHT, self.bottom), _SOFT, 1)
@@ -222,7 +222,3 @@ class _Canvas:
                 one, two = i / count, min((i + 1) / count, 1)
                 start = ax + (bx - ax) * one, ay + (by - ay) * one
                 self.segment(start, (ax + (bx - ax) * two, ay + (by - ay) * two), colour, 1.4)
-
-
-def _number(value: float) -> str:
-    return f"{value:g}"

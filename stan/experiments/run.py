@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from stan.config import builtin_configs, read_tree
 from stan.errors import ConfigError, nearest, short
-from stan.experiments.frame import Experiment, Report, Row, run_tasks
+from stan.experiments.frame import Experiment
 from stan.registry import experiments
 from stan.settings import Setting, settings_of
 
@@ -98,15 +95,6 @@ def make_plan(
     experiment = experiments.component(config.kind).factory(folder, declared(**settings))
     command = shlex.join(["stan", "experiment", name, *words, *["--quick"] * quick])
     return Plan(path.stem, config.title, config.question, folder, command, settings, experiment)
-
-
-def run_experiment(
-    plan: Plan, console: Console | None = None, *, compute: bool = True
-) -> tuple[list[Row], Report]:
-    """Do what is not done yet; give all rows and what they say. Writing is `report.write_report`."""
-    console = console or Console(file=sys.stderr)
-    rows = run_tasks(plan.experiment, console, compute=compute)
-    return rows, plan.experiment.report(rows)
 
 
 def declared_settings(name: str) -> tuple[dict[str, Any], dict[str, Setting]]:

@@ -17,9 +17,9 @@ from rich.console import Console
 
 import stan.cli
 from stan.config import Config, load
-from stan.experiments import training_bench
-from stan.experiments.training_bench.bench import by_part, run_bench, synthetic_parts
+from stan.experiments.training_bench.bench import Settings, by_part, run_bench, synthetic_parts
 from stan.experiments.training_bench.measured import MeasuredModule
+from stan.experiments.training_bench.report import print_tables
 from stan.experiments.training_bench.timeline import (
     MARK,
     PARTS,
@@ -233,7 +233,7 @@ def test_parts_are_plausible(davis_root: Path) -> None:
         small(tiny, "model.settings={attention: none}", *own),
         small(tiny, "model.settings={mixer: window, window_heads: 1}", *own, "model.flow=zero"),
     ]
-    settings = training_bench.Settings(
+    settings = Settings(
         steps=1, warm=1, profiled=1, own_data=True, operators=("reference",), loader_seconds=0.01
     )
     plain, window = run_bench(configs, settings).rows
@@ -248,10 +248,10 @@ def test_parts_are_plausible(davis_root: Path) -> None:
 
 
 def test_tables_fit_into_80_columns() -> None:
-    settings = training_bench.Settings(steps=1, warm=1, profiled=1, loader_seconds=0.01)
+    settings = Settings(steps=1, warm=1, profiled=1, loader_seconds=0.01)
     report = run_bench([small(), small("model.name=unet_tiny")], settings)
     text = StringIO()
-    training_bench.print_tables(report, Console(file=text, width=80), operations=8)
+    print_tables(report, Console(file=text, width=80), operations=8)
     assert "…" not in text.getvalue()
     for part in PARTS:
         assert text.getvalue().count(f"  {part} ") >= 2

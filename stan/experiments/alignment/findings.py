@@ -108,19 +108,18 @@ def _main(base: Sequence[Row], windows: Sequence[int], lists: Mapping[str, Seque
         f"same matches gain {single:+.2f} dB ({where}; {len(group(base, 'sequence'))} sequences).",
         f"The best window without the averaging is ws {top}, {gains['single'][top]:+.2f} dB.",
     ]
+    share = 100 * (1 - single / averaged) if averaged > 0 else 0.0
     if single <= 0 < averaged:
         found.append(
             "**This contradicts the paper's reading of the figure**: all of the gain comes from the averaging, and "
             f"the matches by themselves are worse than the flow ({PAPER})."
         )
     elif averaged > 0 and single < averaged / 2:
-        share = 100 * (1 - single / averaged)
         found.append(
             f"**This weakens the paper's reading of the figure**: {share:.0f} % of the averaged gain comes with the "
             f"averaging, not with better matches ({PAPER})."
         )
     elif averaged > 0:
-        share = 100 * (1 - single / averaged)
         found.append(
             "The direction of the paper's figure is confirmed, with and without the averaging, with which "
             f"{share:.0f} % of the averaged gain come ({PAPER})."
@@ -157,11 +156,9 @@ def _moving(base: Sequence[Row], windows: Sequence[int]) -> list[str]:
     for kind, words in zip(KINDS, ("With", "Without")):
         found = motion_gain(base, best, kind)
         negative = [_class(i) for i, g in enumerate(found) if g < 0]
-        where = (
-            f"negative where the motion is {', '.join(negative)}"
-            if negative
-            else "positive in every class of motion"
-        )
+        where = "positive in every class of motion"
+        if negative:
+            where = f"negative where the motion is {', '.join(negative)}"
         said.append(
             f"{words} the averaging the gain of ws {best} is {where} (pixels a frame, over all pixels)."
         )
@@ -293,14 +290,10 @@ def _by_sequence(base: Sequence[Row], windows: Sequence[int]) -> Chart:
 
 
 def _truth_chart(rows: Sequence[Row], lists: Mapping[str, Sequence[Any]], windows: Sequence[int]) -> Chart:
-    lines = [
-        Line(
-            name.removeprefix("base: "),
-            [(float(w), mean([r for r in some if r["window"] == w], "end_point_error")) for w in windows],
-        )
-        for name, some in _settings(rows, lists).items()
-    ]
-    lines = [Line("base" if i == 0 else line.name, line.points) for i, line in enumerate(lines)]
+    lines = []
+    for number, (name, some) in enumerate(_settings(rows, lists).items()):
+        error = [(float(w), mean([r for r in some if r["window"] == w], "end_point_error")) for w in windows]
+        lines.append(Line(name if number else "base", error))
     return Chart("Distance from the true place", "window ws, pixels", "pixels", lines)
 
 

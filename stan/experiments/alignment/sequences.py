@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from stan.data.clips import Clip
 from stan.data.synthetic import read_flow, synthetic_clips
 from stan.evaluation.protocols import to_float
 from stan.flow import FlowPair
+from stan.training.validation import central_square
 
 SYNTHETIC = "synthetic"
 
@@ -76,28 +78,19 @@ def load(
     """The first frames of a sequence, in the central square of `crop` pixels (0: whole); others as for `names`."""
     synthetic = root == SYNTHETIC
     found = _rendered(split, name, frames, size, seed) if synthetic else _read(root, split, name, frames)
-    if not crop:
-        return found
-    h, w = found.frames.shape[-2:]
-    top, left = max(0, (h - crop) // 2), max(0, (w - crop) // 2)
-    box = (..., slice(top, top + crop), slice(left, left + crop))
     truth = found.truth and Truth(
-        FlowPair(*(f[box].contiguous() for f in found.truth.flow)),
-        (found.truth.seen[0][box], found.truth.seen[1][box]),
+        FlowPair(*(central_square(f, crop) for f in found.truth.flow)),
+        (central_square(found.truth.seen[0], crop), central_square(found.truth.seen[1], crop)),
     )
-    return Sequence(name, found.frames[box].contiguous(), truth)
+    return Sequence(name, central_square(found.frames, crop), truth)
 
 
 def _rendered(split: str | None, name: str, frames: int, size: tuple[int, int], seed: int) -> Sequence:
     speed, index = name.split("x-")
-    clips: Iterator = synthetic_clips(
+    *_, clip = synthetic_clips(
         split or "train", int(index) + 1, frames=frames, size=size, seed=seed, speed=float(speed)
     )
-    *_, clip = clips
-    truth = {
-        key: getattr(clip, key) for key in ("forward", "backward", "occluded_forward", "occluded_backward")
-    }
-    return Sequence(name, clip.frames, _truth(truth, frames))
+    return Sequence(name, clip.frames, _truth(vars(clip), frames))
 
 
 def _read(root: str, split: str | None, name: str, frames: int) -> Sequence:
@@ -107,7 +100,7 @@ def _read(root: str, split: str | None, name: str, frames: int) -> Sequence:
     return Sequence(name, clip.read(0, count), _truth(read_flow(root, name), count) if known else None)
 
 
-def _truth(stored: dict[str, Tensor], frames: int) -> Truth:
+def _truth(stored: Mapping[str, Any], frames: int) -> Truth:
     forward, backward = stored["forward"][None, :frames].float(), stored["backward"][None, :frames].float()
     seen = ~stored["occluded_forward"][:frames], ~stored["occluded_backward"][:frames]
     seen[0][-1] = False

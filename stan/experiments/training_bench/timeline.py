@@ -194,17 +194,9 @@ def overlay(lower: Sequence[Segment], upper: Sequence[Segment]) -> list[Segment]
 def _walk(
     events: Sequence[Event], forward: dict[int, str], phase: str
 ) -> tuple[list[Segment], dict[int, Label], dict[int, str]]:
-    """The time of one host thread.
-
-    Args:
-        events: all of the thread.
-        forward: part of the operation of each sequence number, where the forward pass ran in another thread.
-        phase: outside of all ranges.
-
-    Returns:
-        the stretches, each of the innermost event at hand; the label of each operation by its id; and the part of
-        the operation of the forward pass behind each sequence number.
-    """
+    """The time of one host thread, in stretches of the innermost event at hand; the label of each operation by its id;
+    and the part of the operation of the forward pass behind each sequence number, of which `forward` knows those of
+    another thread. The phase is that outside of all ranges."""
     segments: list[Segment] = []
     labels: dict[int, Label] = {}
     parts = dict(forward)
@@ -225,9 +217,7 @@ def _walk(
         around = open_[-1][1] if open_ else Label(REST, phase, "")
         label = _label(event, around, parts)
         if label.phase == "forward" and event.sequence >= 0:
-            parts[event.sequence] = (
-                label.part
-            )  # the last operation with a number is the one that has its node
+            parts[event.sequence] = label.part  # the last operation with a number has its node
         labels[event.id] = label
         open_.append((event, label))
     while open_:
