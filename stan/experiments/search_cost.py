@@ -142,16 +142,13 @@ class SearchCost(Experiment):
         forward = [row for row in rows if row["pass"] == "forward"]
         base = {axis: getattr(s, name)[0] for axis, name in AXES.items()}
         for axis, name in AXES.items():
+            places = [{**base, axis: value} for value in sorted(getattr(s, name))]
+            at = [(p[axis], [r for r in forward if {a: r[a] for a in AXES} == p]) for p in places]
             for what in PAPER:
                 lines = []
                 for other in others:
-                    values = sorted(getattr(s, name))
-                    at = [
-                        [r for r in forward if all(r[a] == v for a, v in {**base, axis: x}.items())]
-                        for x in values
-                    ]
-                    factors = [ratios(some, other, first, what) for some in at]
-                    lines.append(Line(other, [(float(x), f[0]) for x, f in zip(values, factors) if f]))
+                    factors = [(float(x), ratios(some, other, first, what)) for x, some in at]
+                    lines.append(Line(other, [(x, found[0]) for x, found in factors if found]))
                 level = (f"paper: {PAPER[what]:g}x", PAPER[what])
                 label = "channels a head" if axis == "channels" else axis
                 title = f"{what.capitalize()} of other searches as a multiple of ours, by {label}"

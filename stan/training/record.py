@@ -1,15 +1,18 @@
-"""The record of a training: a header when it starts, a log while it runs, ``summary.json`` when it ends."""
+"""The record of a training: a header when it starts, a log and pictures on the way, ``summary.json`` at the end."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from torchvision.io import encode_png
 
 from stan.config import Config, to_dict
 from stan.data.clips import Clip
@@ -23,9 +26,8 @@ from stan.ops import backend
 from stan.training.data_module import open_training_parts
 from stan.training.health import Health
 from stan.training.module import DenoisingModule, StepCallback
-from stan.training.pictures import write_pictures
 from stan.training.resuming import Start
-from stan.training.validation import Validation
+from stan.training.validation import Validated, Validation
 
 SUMMARY = "summary.json"
 
@@ -105,6 +107,32 @@ class TrainingLog(StepCallback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
             logger.save()
+
+
+def write_pictures(found: Validated, folder: Path, loggers: Sequence[Logger]) -> None:
+    """The middle frames of the first clips: noisy, denoised and clean side by side.
+
+    Args:
+        found: what the validation found.
+        folder: receives ``step-000500-SEQUENCE-sigma30.png``.
+        loggers: those that take pictures (wandb and tensorboard) get them too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for clip, sigma, result in found.shown:
+        middle = len(clip.clean) // 2
+        frames = [result.noisy[middle], result.denoised[middle], clip.clean[middle].float() / 255]
+        sheet = torch.cat(frames, dim=-1).clamp(0, 1)  # (3, H, 3 W)
+        levels = (sheet * 255).round().byte()
+        label = f"{clip.name}-sigma{sigma:g}"
+        path = folder / f"step-{found.step:06d}-{label}.png"
+        path.write_bytes(encode_png(levels).numpy().tobytes())
+        caption = f"noisy | denoised | clean, {result.psnr_noisy:.2f} -> {result.psnr:.2f} dB"
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                picture = levels.permute(1, 2, 0).numpy()  # (H, W, 3)
+                logger.log_image(f"validation/{label}", [picture], caption=[caption])
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(f"validation/{label}", sheet, found.step)
 
 
 def memory_gib(device: torch.device) -> float:

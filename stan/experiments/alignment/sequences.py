@@ -59,13 +59,9 @@ class Sequence:
 
 
 def names(root: str, split: str | None, count: int, speeds: list[float]) -> list[str]:
-    """The names of the sequences, without decoding anything.
+    """The names of the sequences, without decoding anything; see `Settings` of the experiment.
 
-    Args:
-        root: folder of a data set in DAVIS layout, or `synthetic`.
-        split: list of a data set; None: all its sequences. `train` or `val` of synthetic clips.
-        count: so many at most, 0: all (of synthetic clips: four a speed).
-        speeds: of synthetic clips.
+    Those of a list of a data set in DAVIS layout (None: all), or `count` a speed of synthetic clips (0: four).
     """
     if root == SYNTHETIC:
         return [f"{speed:g}x-{i:02d}" for speed in speeds for i in range(count or 4)]
