@@ -6,9 +6,8 @@ everything that can move its figures; a changed checkpoint, setting or program t
 piece. Both files are written under a temporary name and renamed, the JSON last, with a hash of both: a piece that
 was damaged or changed afterwards is made again.
 
-A process claims a piece by a file lock, which the system drops when the process ends, however it ends. So any
-number of processes, on machines that share the folder, may work on one evaluation, and none waits for a dead
-one.
+A process claims a piece by a file lock, which the system drops when the process ends, however it ends. So any number
+of processes, on machines that share the folder, may work on one evaluation, and none waits for a dead one.
 """
 
 from __future__ import annotations

@@ -33,10 +33,9 @@ from stan.metrics import METRICS
 def evaluate(config: Config, *, console: Console | None = None) -> Results:
     """Evaluate what ``config.checkpoint`` names, and write the results to ``config.output``.
 
-    Finished pieces in ``OUTPUT/parts`` that were made with the same checkpoint, settings and program are
-    kept, so the same call goes on where a killed one stopped. With several devices, or started several times
-    by torchrun or by hand with one output folder, the processes share the pieces; each returns the whole
-    result, and the first writes it.
+    Finished pieces in ``OUTPUT/parts`` that were made with the same checkpoint, settings and program are kept, so the
+    same call goes on where a killed one stopped. With several devices, or started several times by torchrun or by hand
+    with one output folder, the processes share the pieces; each returns the whole result, and the first writes it.
 
     Args:
         config: the configuration; `checkpoint`, `output`, `data`, `task`, `noise.kind`, `evaluation` and `trainer`

@@ -1,9 +1,8 @@
 """Four ways to do the shifted search without this project's kernels, as a PyTorch user would write them.
 
-All take query and key (B, T, HD*C, H, W) and flow (B, T, W_t-1, 2, H, W), search with a unit grid step and
-a sliding window, are differentiable by autograd, and return scores (B, HD, T, H, W, K), offsets (..., 2)
-and frames, the same matches as `stan.ops.shifted_nls`. They share the window's geometry and differ in what
-they build in memory:
+All take query and key (B, T, HD*C, H, W) and flow (B, T, W_t-1, 2, H, W), search with a unit grid step and a sliding
+window, are differentiable by autograd, and return scores (B, HD, T, H, W, K), offsets (..., 2) and frames, the same
+matches as `stan.ops.shifted_nls`. They share the window's geometry and differ in what they build in memory:
 
 - `candidates`: one candidate of all queries after the other, sampled with `torch.nn.functional.grid_sample`,
   multiplied and summed at once; only the scores are stacked, for top-k: the leanest plain way we know;

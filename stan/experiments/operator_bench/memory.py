@@ -1,10 +1,9 @@
 """Peak memory of one call, beyond what was held before it and what it returns.
 
-On the GPU the caching allocator counts. On the CPU nothing in torch counts reliably (a kernel may take
-scratch from anywhere), so the operating system does: a child process runs the call, with the allocator set to
-give every block back at once, and reads the highest resident size since a mark (`/proc/self/clear_refs`). The
-child also keeps a method that takes too much memory or time from harming the run: it is refused or killed,
-and reported.
+On the GPU the caching allocator counts. On the CPU nothing in torch counts reliably (a kernel may take scratch from
+anywhere), so the operating system does: a child process runs the call, with the allocator set to give every block back
+at once, and reads the highest resident size since a mark (`/proc/self/clear_refs`). The child also keeps a method that
+takes too much memory or time from harming the run: it is refused or killed, and reported.
 """
 
 from __future__ import annotations
