@@ -89,11 +89,7 @@ class Protocol:
 for _protocol in (
     Protocol("davis-full", "every frame of DAVIS-2017 test-dev at 480p", "davis", "test-dev", None),
     Protocol(
-        "davis-85",
-        "DAVIS-2017 test-dev at 480p, first 85 frames, as most papers do",
-        "davis",
-        "test-dev",
-        85,
+        "davis-85", "DAVIS-2017 test-dev at 480p, first 85 frames, as most papers do", "davis", "test-dev", 85
     ),
     Protocol("set8", "the eight Set8 sequences at 960x540, every frame", "set8", None, None),
     Protocol("quick", "first 10 frames of any data, for a look; not for tables", None, "val", 10),

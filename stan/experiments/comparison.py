@@ -188,7 +188,7 @@ class Comparison(Experiment):
         report.notes = [
             f"Every network: {s.steps} steps of the same data in the same order. Figures are means over sequences; "
             f"± is the standard deviation over the seeds ({seeds}). Differences are taken within a seed. A few hundred "
-            "steps say little about long trainings: a short run tests the machinery, not the claim.",
+            "steps say little about long trainings: a short run tests the machinery, not the claim."
         ]
         before = [row for row in rows if not row["tuned"]]
         for (test,), some in group(before, "test").items():
@@ -210,18 +210,17 @@ class Comparison(Experiment):
         """What other tests than the first, and fine-tuning, do to each variant."""
         said = []
         tests = list(self.settings.tests)
-        for variant in self.settings.variants:
+        for variant in self.settings.variants if len(tests) > 1 else ():
             own = [row for row in before if row["variant"] == variant]
             parts = []
-            for name in tests if len(tests) > 1 else ():
+            for name in tests:
                 at = [row for row in own if row["test"] == name]
                 level, gain = mean(at, "psnr"), mean(at, "psnr") - mean(at, "psnr_noisy")
                 text = f"{name} {level:.2f} dB ({gain:+.2f} over its noisy input"
                 after = [row for row in tuned if row["variant"] == variant and row["test"] == name]
                 text += f", {mean(after, 'psnr') - mean(at, 'psnr'):+.2f} by fine-tuning)" if after else ")"
                 parts.append(text)
-            if parts:
-                said.append(f"{variant}: {', '.join(parts)}.")
+            said.append(f"{variant}: {', '.join(parts)}.")
         return said
 
     def _claimed(self, claim: dict[str, Any], rows: Sequence[Row]) -> str:

@@ -92,10 +92,7 @@ def _finite(line: Line, chart: Chart) -> list[tuple[float, float, float]]:
     return [
         (x, y, s)
         for (x, y), s in zip(line.points, spread)
-        if math.isfinite(x)
-        and math.isfinite(y)
-        and not (chart.x_log and x <= 0)
-        and not (chart.y_log and y <= 0)
+        if math.isfinite(x + y) and (x > 0 or not chart.x_log) and (y > 0 or not chart.y_log)
     ]
 
 

@@ -41,7 +41,7 @@ def to_csv(rows: list[Row]) -> str:
 
 
 def _markdown(plan: Plan, rows: list[Row], report: Report, charts: dict[str, str]) -> str:
-    parts = [f"# {plan.title}", plan.question]
+    parts = [f"# {plan.config.title}", plan.config.question]
     parts += ["## What came out", *[f"- {text}" for text in report.conclusions]]
     for table in report.tables:
         parts += [f"## {table.heading}", table_text(table)]
@@ -70,8 +70,8 @@ def _record(plan: Plan, rows: list[Row], report: Report) -> dict[str, Any]:
         {
             "format": 1,
             "experiment": plan.name,
-            "title": plan.title,
-            "question": plan.question,
+            "title": plan.config.title,
+            "question": plan.config.question,
             "command": plan.command,
             "settings": plan.settings,
             "code": code(),

@@ -41,7 +41,7 @@ class Plan:
 
     Attributes:
         name: its file's name.
-        title, question: see `ExperimentConfig`.
+        config: what its file says beside the settings of its kind.
         folder: where the results go.
         command: how it was started.
         settings: all settings of its kind.
@@ -49,8 +49,7 @@ class Plan:
     """
 
     name: str
-    title: str
-    question: str
+    config: ExperimentConfig
     folder: Path
     command: str
     settings: dict[str, Any]
@@ -94,7 +93,7 @@ def make_plan(
     assert declared is not None
     experiment = experiments.component(config.kind).factory(folder, declared(**settings))
     command = shlex.join(["stan", "experiment", name, *words, *["--quick"] * quick])
-    return Plan(path.stem, config.title, config.question, folder, command, settings, experiment)
+    return Plan(path.stem, config, folder, command, settings, experiment)
 
 
 def declared_settings(name: str) -> tuple[dict[str, Any], dict[str, Setting]]:

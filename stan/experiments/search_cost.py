@@ -126,7 +126,7 @@ class SearchCost(Experiment):
         report.notes = [
             "Memory is what a call takes beyond its inputs and results, at its peak, in a process of its own; time is "
             f"that of the fastest of {s.repeats} calls by the wall clock, which other work on the machine lengthens: "
-            "times are only good on an idle machine. Metric dot, flow that varies over some 16 pixels.",
+            "times are only good on an idle machine. Metric dot, flow that varies over some 16 pixels."
         ]
         for which in ("forward", "forward+backward"):
             some = [row for row in rows if row["pass"] == which]

@@ -115,11 +115,7 @@ def training_loader(
         config.data.batch_size, rank=rank, world_size=world_size, start_step=start, steps=ENDLESS
     )
     return DataLoader(
-        samples,
-        batch_sampler=sampler,
-        num_workers=workers,
-        pin_memory=pinned,
-        persistent_workers=workers > 0,
+        samples, batch_sampler=sampler, num_workers=workers, pin_memory=pinned, persistent_workers=workers > 0
     )
 
 

@@ -80,12 +80,11 @@ class Prober:
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            for pipe in (self._child.stdin, self._child.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
+            with (
+                contextlib.suppress(BrokenPipeError),
+                self._child,
+            ):  # leaving waits for it and closes the pipes
+                self._child.kill()
             self._child = None
 
     def _started(self) -> subprocess.Popen[str]:

@@ -123,7 +123,8 @@ class Clock(StepCallback):
     def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Where a step ends: note its time, go over to the next stage."""
         device = module.device
-        if device.type == "cuda":
+        gpu = device.type == "cuda"
+        if gpu:
             torch.cuda.synchronize(device)
         now = time.perf_counter()
         if ends_step:
@@ -132,12 +133,13 @@ class Clock(StepCallback):
                 self.seconds.append(now - self._step_began)
             if self._done == self.warm + self.steps:
                 self.cpu_seconds = time.process_time() - self._cpu
-                self.peak = peak_of(device)
+                self.peak = torch.cuda.max_memory_allocated(device) if gpu else peak_since()
                 self._start_profile(device)
             elif self._profile is not None:
                 self._mark(device)
             if self._done == self.warm:
-                reset_peak(device)
+                gc.collect()
+                torch.cuda.reset_peak_memory_stats(device) if gpu else mark_peak()
                 self._cpu = time.process_time()
             self._step_began = time.perf_counter()
         self._ended = time.perf_counter()
@@ -163,17 +165,3 @@ class Clock(StepCallback):
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
-
-
-def reset_peak(device: torch.device) -> None:
-    """Count the most memory from now on."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        mark_peak()
-
-
-def peak_of(device: torch.device) -> int | None:
-    """The most memory since `reset_peak`, bytes."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_since()
