@@ -97,12 +97,11 @@ class Helpers:
         self.processes: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
 
     def __enter__(self) -> Helpers:
-        world = self.world
-        threads = str(max(1, (os.cpu_count() or 1) // world))
-        for rank in range(1, world):
+        threads = str(max(1, (os.cpu_count() or 1) // self.world))
+        for rank in range(1, self.world):
             environment = {"OMP_NUM_THREADS": threads, **os.environ}
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            environment |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+            environment |= {"WORLD_SIZE": str(self.world), "LOCAL_WORLD_SIZE": str(self.world)}
             errors = tempfile.TemporaryFile()
             process = subprocess.Popen(
                 [sys.executable, "-m", "stan.evaluation"],

@@ -100,7 +100,8 @@ class Rows:
 
     def __init__(self, path: Path, made_by: Any) -> None:
         self.path = path
-        self.fingerprint = _fingerprint(made_by)
+        text = json.dumps([made_by, code()["source"]], sort_keys=True, default=str)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._tasks: dict[str, list[Row]] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
@@ -167,11 +168,6 @@ def mean(rows: Sequence[Row], name: str) -> float:
     """The mean of a column over rows that have it; NaN over none."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return sum(values) / len(values) if values else float("nan")
-
-
-def _fingerprint(made_by: Any) -> str:
-    text = json.dumps([made_by, code()["source"]], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _text(key: Mapping[str, Any]) -> str:

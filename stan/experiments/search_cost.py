@@ -121,7 +121,7 @@ class SearchCost(Experiment):
     def report(self, rows: list[Row]) -> Report:
         """Multiples of the first method, setting by setting."""
         s = self.settings
-        first, others = s.methods[0], s.methods[1:]
+        first, *others = s.methods
         report = Report()
         report.notes = [
             "Memory is what a call takes beyond its inputs and results, at its peak, in a process of its own; time is "

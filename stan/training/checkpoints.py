@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from stan.config import Config
 from stan.errors import CheckpointError, TrainingError
 from stan.files import replacing
 from stan.training.module import DenoisingModule, StepCallback
@@ -91,11 +92,9 @@ class Checkpoints(StepCallback):
     better.
 
     Args:
-        folder: where they go.
+        config: says where they go, how often ``last.ckpt`` is written, how many of the best are kept, and how many
+            validations in a row without a better one end training.
         validation: whose results are compared.
-        every: optimiser steps between writes of ``last.ckpt``.
-        keep: how many of the best are kept.
-        patience: validations in a row without a better one that end training; 0: none do.
         anew: forget the best of a resumed training, whose validation was another one; its file is set aside.
 
     Attributes:
@@ -103,18 +102,10 @@ class Checkpoints(StepCallback):
         ended_early: whether patience ended this training.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        validation: Validation,
-        *,
-        every: int,
-        keep: int = 1,
-        patience: int = 0,
-        anew: bool = False,
-    ) -> None:
-        self.folder, self.validation = folder, validation
-        self.every, self.keep, self.patience, self.anew = every, keep, patience, anew
+    def __init__(self, config: Config, validation: Validation, *, anew: bool) -> None:
+        self.folder, self.validation, self.anew = Path(config.output), validation, anew
+        self.every = config.trainer.checkpoint_every
+        self.keep, self.patience = config.validation.keep, config.validation.patience
         self.best: list[tuple[float, int]] = []
         self.worse = 0
         self.ended_early = False

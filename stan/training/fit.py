@@ -149,16 +149,8 @@ class Job:
         config, output = self.config, Path(self.config.output)
         module = DenoisingModule(self.network, config, self.replay, self.optimizer_state)
         module.starts = self.start.starts
-        options = config.validation
-        validation = Validation(options.every)
-        checkpoints = Checkpoints(
-            output,
-            validation,
-            every=config.trainer.checkpoint_every,
-            keep=options.keep,
-            patience=options.patience,
-            anew=self.start.new_validation,
-        )
+        validation = Validation(config.validation.every)
+        checkpoints = Checkpoints(config, validation, anew=self.start.new_validation)
         health = Health(output, config.trainer.max_skips, checkpoints)
         log, stop = TrainingLog(output, config.trainer.log_every, health, validation), CalmStop()
         progress = TrainingProgress(self.label, validation)

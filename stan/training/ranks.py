@@ -105,12 +105,12 @@ def _watch(processes: list[ForkServerProcess], pipes: list[connection.Connection
             with contextlib.suppress(EOFError, OSError):
                 if rank not in said and pipes[rank].poll():
                     said[rank] = pipes[rank].recv()
-            if ended or (rank in said and isinstance(said[rank], Failure)):
-                if (processes[rank].exitcode or isinstance(said.get(rank), Failure)) and deadline is None:
-                    first, deadline = rank, time.monotonic() + GRACE
-                if ended:
-                    processes[rank].join()
-                    left.discard(rank)
+            failed = processes[rank].exitcode or isinstance(said.get(rank), Failure)
+            if failed and deadline is None:
+                first, deadline = rank, time.monotonic() + GRACE
+            if ended:
+                processes[rank].join()
+                left.discard(rank)
         if deadline is not None and time.monotonic() > deadline:
             for rank in left - killed:
                 killed.add(rank)

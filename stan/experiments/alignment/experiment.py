@@ -91,11 +91,7 @@ class Settings:
     seed: Natural = 0
 
     def __post_init__(self) -> None:
-        """Check the settings of the sources.
-
-        Raises:
-            ConfigError: names the source.
-        """
+        """Check the settings of the sources."""
         for name in self.source_settings:
             if name not in self.sources:
                 raise ConfigError(

@@ -11,7 +11,8 @@ from stan.experiments.cost import NOTE
 from stan.experiments.frame import Report, Row, Table, group, mean
 from stan.experiments.plot import Chart, Line
 
-KINDS = ("averaged", "single")
+KINDS = {"averaged": "averaged", "single": "without"}
+"""Kinds of figures, and what they are called in charts."""
 PAPER = (
     "the paper's public code reports 36.17 dB for the flow alone and 39.33 dB for ws 11 (+3.16 dB), averaged"
 )
@@ -259,7 +260,7 @@ def _by_window(
         some = _where(rows, {**base, axis: value})
         for kind in KINDS:
             points = [(float(w), gain(some, w, kind)) for w in windows] if some else []
-            lines.append(Line(f"{value}, {_kind(kind)}", points, dashed=kind == "single", colour=number))
+            lines.append(Line(f"{value}, {KINDS[kind]}", points, dashed=kind == "single", colour=number))
     title = f"Gain over the flow alone, by window and {_WORDS[axis]}"
     return Chart(title, "window ws, pixels", "dB", lines)
 
@@ -267,7 +268,7 @@ def _by_window(
 def _by_motion(base: Sequence[Row], windows: Sequence[int]) -> Chart:
     lines = [
         Line(
-            f"ws {w}, {_kind(kind)}",
+            f"ws {w}, {KINDS[kind]}",
             [(float(i), g) for i, g in enumerate(motion_gain(base, w, kind))],
             dashed=kind == "single",
             colour=number,
@@ -284,7 +285,7 @@ def _by_sequence(base: Sequence[Row], windows: Sequence[int]) -> Chart:
     lines = []
     for kind in KINDS:
         points = [(some[0]["motion"], gain(some, best, kind)) for some in group(base, "sequence").values()]
-        lines.append(Line(_kind(kind), points, joined=False))
+        lines.append(Line(KINDS[kind], points, joined=False))
     title = f"Gain of ws {best} over the flow alone, a point a sequence"
     return Chart(title, "mean motion, pixels a frame", "dB", lines, x_log=True)
 
@@ -304,7 +305,3 @@ def _class(number: int) -> str:
 
 def _window(window: int) -> str:
     return "flow alone" if window == 1 else f"ws {window}"
-
-
-def _kind(kind: str) -> str:
-    return "averaged" if kind == "averaged" else "without"

@@ -12,7 +12,6 @@ from torch import Tensor
 
 import stan.flow
 from stan.data import open_clips
-from stan.data.clips import Clip
 from stan.data.synthetic import read_flow, synthetic_clips
 from stan.evaluation.protocols import to_float
 from stan.flow import FlowPair
@@ -90,7 +89,7 @@ def _rendered(split: str | None, name: str, frames: int, size: tuple[int, int], 
 
 
 def _read(root: str, split: str | None, name: str, frames: int) -> Sequence:
-    clip: Clip = next(clip for clip in open_clips("davis", root, split) if clip.name == name)
+    clip = next(clip for clip in open_clips("davis", root, split) if clip.name == name)
     count = min(frames, len(clip))
     known = (Path(root) / "Flow/480p" / f"{name}.npz").is_file()
     return Sequence(name, clip.read(0, count), _truth(read_flow(root, name), count) if known else None)

@@ -80,10 +80,7 @@ class Prober:
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
-            with (
-                contextlib.suppress(BrokenPipeError),
-                self._child,
-            ):  # leaving waits for it and closes the pipes
+            with contextlib.suppress(BrokenPipeError), self._child:  # waits for it and closes the pipes
                 self._child.kill()
             self._child = None
 
@@ -95,14 +92,13 @@ class Prober:
                 f"import sys; sys.path[:] = {sys.path!r}\n"
                 f"from {__name__} import serve; serve({self.limit}, {self.threads})"
             )
-            environment = dict(os.environ)
-            environment.update(MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536")
+            thresholds = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
             self._child = subprocess.Popen(
                 [sys.executable, "-c", program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=environment,
+                env={**os.environ, **thresholds},
             )
         return self._child
 
@@ -116,9 +112,8 @@ def _measure(name: str, case: Case, which: str, device: str) -> Probe:
         held = sum(tensor.numel() * tensor.element_size() for tensor in results)
         return Probe(None if cost.peak is None else max(cost.peak - held, 0), cost.elapsed)
     except (RuntimeError, ValueError, NotImplementedError, MemoryError) as error:
-        return Probe(
-            None, None, OUT_OF_MEMORY if is_out_of_memory(error) else str(error).splitlines()[0][:200]
-        )
+        problem = OUT_OF_MEMORY if is_out_of_memory(error) else str(error).splitlines()[0][:200]
+        return Probe(None, None, problem)
 
 
 def serve(limit: int, threads: int) -> None:

@@ -92,9 +92,11 @@ def markdown(report: Report) -> str:
 
 def _sections() -> list[tuple[str, str, Cell]]:
     """The tables: title, pass, and what fills a cell."""
-    times = [("median time (times the first method's)", which, _time) for which in PASSES]
-    sizes = [("peak memory beyond inputs and results", which, _memory) for which in PASSES]
-    return [*times, *sizes]
+    kinds = (
+        ("median time (times the first method's)", _time),
+        ("peak memory beyond inputs and results", _memory),
+    )
+    return [(title, which, cell) for title, cell in kinds for which in PASSES]
 
 
 def _methods(report: Report) -> list[str]:
