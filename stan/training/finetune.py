@@ -66,7 +66,6 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     levels = gain_levels(network, config)
     output = Path(config.output)
     with only_training(output):
-        output.mkdir(parents=True, exist_ok=True)
         if config.resume != "never" and (output / LAST).exists() and (output / BEFORE).exists():
             known = json.loads((output / BEFORE).read_text())
             before = {float(sigma): tuple(pair) for sigma, pair in known.items()}
