@@ -24,20 +24,15 @@ def write_report(plan: Plan, rows: list[Row], report: Report) -> list[Path]:
         for name, chart in report.charts.items()
         if write_chart(folder / f"{name}.png", chart)
     }
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     written = {
         "report.md": _markdown(plan, rows, report, charts),
         "results.json": json.dumps(_record(plan, rows, report), indent=1) + "\n",
-        "rows.csv": to_csv(rows),
+        "rows.csv": csv_text([columns, *([row.get(name) for name in columns] for row in rows)]),
     }
     for name, text in written.items():
         write_text(folder / name, text)
     return [folder / name for name in (*written, *(f"{name}.png" for name in charts))]
-
-
-def to_csv(rows: list[Row]) -> str:
-    """One line a row; columns in the order in which rows name them. Lists are written as JSON."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    return csv_text([columns, *([row.get(name) for name in columns] for row in rows)])
 
 
 def _markdown(plan: Plan, rows: list[Row], report: Report, charts: dict[str, str]) -> str:

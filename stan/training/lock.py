@@ -31,14 +31,15 @@ def only_training(folder: Path) -> Iterator[None]:
     Raises:
         TrainingError: when another training has the folder.
     """
-    if (
-        outside_rank() > 0 or folder.resolve() in _held
-    ):  # the first process has it for all; a block inside another
+    if outside_rank() > 0:  # the first process has it for all
         yield
         return
     made = [place.absolute() for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
+    if folder in _held:
+        yield
+        return
     path = folder / NAME
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
