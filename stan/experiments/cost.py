@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-from stan.inference.memory import process_memory
 
 NOTE = (
     "Times are processor seconds of all threads, which other work on the machine lengthens somewhat; memory is the "
@@ -48,7 +47,7 @@ def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
     if gpu:
         torch.cuda.synchronize()
     cost.seconds, cost.elapsed = time.process_time() - begun, time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if gpu else peak_since()
+    peak = torch.cuda.max_memory_allocated() if gpu else status("VmHWM")
     if before is not None:
         cost.peak = max(0, (peak or before) - before)
 
@@ -60,9 +59,15 @@ def mark_peak() -> int | None:
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return None
-    return process_memory().get("VmRSS")
+    return status("VmRSS")
 
 
-def peak_since() -> int | None:
-    """The most resident bytes of this process since `mark_peak`, or ever where that could not be."""
-    return process_memory().get("VmHWM")
+def status(field: str) -> int | None:
+    """What the system counts for this process, such as ``VmRSS`` or its peak ``VmHWM``, bytes; None where it does not.
+
+    Not by `stan.inference.memory`: processes that measure shall start quickly and hold little.
+    """
+    with contextlib.suppress(OSError):
+        if found := re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE):
+            return int(found[1]) * 1024
+    return None

@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from stan.experiments.cost import measured
+from stan.experiments.cost import measured, status
 from stan.experiments.operator_bench.cases import Case
 from stan.experiments.operator_bench.methods import call, warm_up
-from stan.inference.memory import is_out_of_memory, process_memory
 
 OUT_OF_MEMORY = "out of memory"
 _PR_SET_THP_DISABLE = 41  # linux/prctl.h: huge pages would round every block up to 2 MiB
+_MESSAGES = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _measure(name: str, case: Case, which: str, device: str) -> Probe:
         held = sum(tensor.numel() * tensor.element_size() for tensor in results)
         return Probe(None if cost.peak is None else max(cost.peak - held, 0), cost.elapsed)
     except (RuntimeError, ValueError, NotImplementedError, MemoryError) as error:
-        problem = OUT_OF_MEMORY if is_out_of_memory(error) else str(error).splitlines()[0][:200]
-        return Probe(None, None, problem)
+        short = isinstance(error, MemoryError) or any(words in str(error) for words in _MESSAGES)
+        return Probe(None, None, OUT_OF_MEMORY if short else str(error).splitlines()[0][:200])
 
 
 def serve(limit: int, threads: int) -> None:
@@ -122,7 +122,7 @@ def serve(limit: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit + process_memory()["VmData"], resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit + (status("VmData") or 0), resource.RLIM_INFINITY))
     for line in sys.stdin:
         task: dict[str, Any] = json.loads(line)
         probe = _measure(task["name"], Case(**task["case"]), task["which"], "cpu")

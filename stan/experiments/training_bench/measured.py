@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from stan import ops
 from stan.config import Config
-from stan.experiments.cost import mark_peak, peak_since
+from stan.experiments.cost import mark_peak, status
 from stan.experiments.training_bench.timeline import MARK, PHASE, RANGE, Partition, partition, recorded
 from stan.flow import OffsetSource
 from stan.models import VideoDenoiser
@@ -133,7 +133,7 @@ class Clock(StepCallback):
                 self.seconds.append(now - self._step_began)
             if self._done == self.warm + self.steps:
                 self.cpu_seconds = time.process_time() - self._cpu
-                self.peak = torch.cuda.max_memory_allocated(device) if gpu else peak_since()
+                self.peak = torch.cuda.max_memory_allocated(device) if gpu else status("VmHWM")
                 self._start_profile(device)
             elif self._profile is not None:
                 self._mark(device)
