@@ -59,7 +59,7 @@ class Sequence:
 
 def names(root: str, split: str | None, count: int, speeds: list[float]) -> list[str]:
     """The names of the sequences, without decoding anything: of a data set in DAVIS layout those of the list `split`
-    (None: all), at most `count` (0: all); of `synthetic` clips `count` a speed (0: four), their split is train or val."""
+    (None: all), at most `count` (0: all); of `synthetic` clips `count` a speed (0: four), split train or val."""
     if root == SYNTHETIC:
         return [f"{speed:g}x-{i:02d}" for speed in speeds for i in range(count or 4)]
     return [clip.name for clip in open_clips("davis", root, split)][: count or None]
