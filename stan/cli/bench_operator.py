@@ -11,7 +11,7 @@ from stan.cli import measuring
 from stan.errors import StanError
 
 if TYPE_CHECKING:
-    from stan.experiments.operator_bench import Case
+    from stan.experiments.operator_bench.cases import Case
 
 HELP = "time and weigh the search operator against plain PyTorch on this machine"
 
@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from stan.experiments import operator_bench
+    from stan.experiments.operator_bench.bench import Settings, run_bench
     from stan.experiments.operator_bench.methods import METHODS, method
-    from stan.experiments.operator_bench.report import disagreements, markdown
+    from stan.experiments.operator_bench.report import disagreements, markdown, print_tables
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise StanError("--device cuda: torch finds no CUDA device here; leave it out to measure the CPU")
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             method(name)
         except ValueError as error:
             raise StanError(f"--methods: {error}") from None
-    settings = operator_bench.Settings(
+    settings = Settings(
         device=args.device,
         methods=methods,
         seconds=args.seconds if args.seconds is not None else (0.5 if args.quick else 3.0),
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
     with measuring.counting(
         console, "measuring the machine's ceilings", len(cases), "rows measured"
     ) as on_row:
-        report = operator_bench.run_bench(cases, settings, on_row)
-    operator_bench.print_tables(report, console)
+        report = run_bench(cases, settings, on_row)
+    print_tables(report, console)
     measuring.keep(console, args.json, report.as_dict())
     measuring.keep(console, args.markdown, markdown(report))
     return 1 if disagreements(report) else 0

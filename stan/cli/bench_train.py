@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler tells of itself on standard error
     from rich.console import Console
 
-    from stan.experiments import training_bench
+    from stan.experiments.training_bench.bench import Settings, run_bench
+    from stan.experiments.training_bench.report import print_tables
 
     for name, least in (("steps", 1), ("profiled", 1), ("operations", 0)):
         value = getattr(args, name)
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             raise StanError(f"--{name} {value}: at least {least} is needed")
     measuring.prepare(args.threads, args.json)
     configs = _configs(args)
-    settings = training_bench.Settings(
+    settings = Settings(
         steps=args.steps,
         profiled=args.profiled,
         own_data=args.own_data,
@@ -67,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     count = len(configs) * len(settings.operators)
     with measuring.counting(console, f"training, {count} in all", count, "trained") as on_row:
-        report = training_bench.run_bench(configs, settings, on_row)
-    training_bench.print_tables(report, console, args.operations)
+        report = run_bench(configs, settings, on_row)
+    print_tables(report, console, args.operations)
     measuring.keep(console, args.json, report.as_dict())
     return 0
 

@@ -34,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from stan.config.printing import meaning, value_text
+    from stan.experiments.frame import run_tasks
     from stan.experiments.report import write_report
-    from stan.experiments.run import available, declared_settings, make_plan, run_experiment
+    from stan.experiments.run import available, declared_settings, make_plan
 
     if args.name is None:
         for name, title in available().items():
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{key}: {value_text(value)}  # {meaning(declared[key])}")
         return 0
     plan = make_plan(args.name, args.words, quick=args.quick, output=args.output)
-    rows, report = run_experiment(plan, compute=not args.report)
+    rows = run_tasks(plan.experiment, Console(stderr=True), compute=not args.report)
+    report = plan.experiment.report(rows)
     files = write_report(plan, rows, report)
     console = Console()
     for text in report.conclusions:

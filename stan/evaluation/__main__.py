@@ -1,4 +1,4 @@
-"""``python -m stan.evaluation``: a helper process of an evaluation that runs on several devices; see `launch.py`."""
+"""``python -m stan.evaluation``: a helper process of an evaluation on several devices; see `devices.Helpers`."""
 
 from __future__ import annotations
 

@@ -11,9 +11,7 @@ from stan.evaluation.results import Results
 from stan.evaluation.sheet import ERROR_RANGE, Picture, error_picture
 
 BUDGET = 20 * 2**20
-"""Characters of picture data in a page. Noise levels are taken from the middle one outwards until it is
-used up.
-"""
+"""Characters of picture data in a page. Noise levels are taken from the middle one outwards until it is used up."""
 QUALITY = 90
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stan.evaluation.protocols import to_float
-from stan.inference.memory import process_memory
+from stan.inference.memory import largest_so_far, process_memory
 from stan.metrics import Metric, mean
 from stan.metrics.record import Function
 
@@ -30,12 +29,7 @@ CROP = 224
 Figures = dict[str, Any]
 
 
-def figures(
-    clean: Tensor,
-    output: Tensor,
-    metrics: Iterable[Metric],
-    border: int = 0,
-) -> Figures:
+def figures(clean: Tensor, output: Tensor, metrics: Iterable[Metric], border: int = 0) -> Figures:
     """What is measured of a video.
 
     Args:
@@ -148,8 +142,8 @@ class Cost:
 @contextmanager
 def costs(device: torch.device) -> Iterator[Cost]:
     """Measures the work inside the block; the figures are there when it has ended."""
-    cost = Cost()
-    if device.type == "cuda":
+    cost, gpu = Cost(), device.type == "cuda"
+    if gpu:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -157,19 +151,8 @@ def costs(device: torch.device) -> Iterator[Cost]:
             Path("/proc/self/clear_refs").write_text("5")
     start = time.perf_counter()
     yield cost
-    if device.type == "cuda":
+    if gpu:
         torch.cuda.synchronize(device)
     cost.seconds = time.perf_counter() - start
-    if device.type == "cuda":
-        cost.memory = torch.cuda.max_memory_allocated(device)
-    else:
-        cost.memory = process_memory().get("VmHWM") or _largest_so_far()
-
-
-def _largest_so_far() -> int:
-    """The largest resident size of this process, where there is no /proc; 0 if it is not known."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    resident = process_memory().get("VmHWM") or largest_so_far()
+    cost.memory = torch.cuda.max_memory_allocated(device) if gpu else resident

@@ -8,22 +8,21 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from stan import inference, models
 from stan.errors import CheckpointError, ConfigError
 from stan.files import sha256_of
+from stan.inference import Options, TilePlan
+from stan.models import VideoDenoiser
 from stan.models.shipped import find
 from stan.ops.backend import in_use
 from stan.registry import baselines as BASELINES
-
-if TYPE_CHECKING:
-    from stan.inference import TilePlan
-    from stan.models import VideoDenoiser
 
 Progress = Callable[[float], None]
 """Told the part of a video that is done, in [0, 1]."""
@@ -91,8 +90,7 @@ class Noisy(Method):
 
 @BASELINES.register("nlmeans")
 class NLMeans(Method):
-    """Non-local means over three frames (Buades, Coll & Morel 2005; OpenCV's
-    fastNlMeansDenoisingColoredMulti).
+    """Non-local means over three frames (Buades, Coll & Morel 2005; OpenCV's fastNlMeansDenoisingColoredMulti).
 
     OpenCV takes 8-bit pictures only, so the noisy video is clamped and rounded first, and the result is whole
     grey levels. Filter strength h = 0.65 sigma for luma and chroma, 5x5 patches, 15x15 search: what did best
@@ -120,17 +118,14 @@ class NLMeans(Method):
         count = len(noisy)
         out = torch.empty_like(noisy)
         h = self.strength * sigma
+        settings = (None, h, h, self.patch, self.search)
         for t in range(count):
             if count == 1:
-                frame = cv2.fastNlMeansDenoisingColored(
-                    self._picture(noisy[0]), None, h, h, self.patch, self.search
-                )
+                frame = cv2.fastNlMeansDenoisingColored(self._picture(noisy[0]), *settings)
             else:
                 around = [abs(t - 1), t, t + 1 if t + 1 < count else t - 1]
                 pictures = [self._picture(noisy[i]) for i in around]
-                frame = cv2.fastNlMeansDenoisingColoredMulti(
-                    pictures, 1, 3, None, h, h, self.patch, self.search
-                )
+                frame = cv2.fastNlMeansDenoisingColoredMulti(pictures, 1, 3, *settings)
             out[t] = torch.from_numpy(frame[..., ::-1].copy()).permute(2, 0, 1).float() / 255
             progress((t + 1) / count)
         return out
@@ -208,9 +203,7 @@ class Network(Method):
     @cached_property
     def model(self) -> VideoDenoiser:
         """The network, on its device; loaded when it is first needed."""
-        from stan.models import load
-
-        return load(self.path, self.device)
+        return models.load(self.path, self.device)
 
     @cached_property
     def sha256(self) -> str:
@@ -236,27 +229,23 @@ class Network(Method):
 
     def prepare(self, size: tuple[int, int], frames: int) -> dict[str, Any]:
         """The tiles, as plain data: those that were asked for, or those that fit into memory."""
-        from stan.inference import plan_tiles
-
         if self.tiles is not None:
             return asdict(self.tiles)
         dtype = PRECISIONS[self.precision]
-        return asdict(plan_tiles(self.model, size, frames=frames, memory=self.memory, dtype=dtype))
+        return asdict(inference.plan_tiles(self.model, size, frames=frames, memory=self.memory, dtype=dtype))
 
     def short_of_memory(self, size: tuple[int, int], frames: int, plan: dict[str, Any]) -> bool:
         """Compares with the tiles that unlimited memory would allow, which are the same on every machine."""
-        from stan.inference import plan_tiles
-
         whole = plan["height"] is None and plan["width"] is None and plan["frames"] >= frames
         if whole or self.tiles is not None:
             return False
         dtype = PRECISIONS[self.precision]
-        return plan != asdict(plan_tiles(self.model, size, frames=frames, memory=1 << 60, dtype=dtype))
+        return plan != asdict(
+            inference.plan_tiles(self.model, size, frames=frames, memory=1 << 60, dtype=dtype)
+        )
 
     def __call__(self, noisy: Tensor, sigma: float, plan: dict[str, Any], progress: Progress) -> Tensor:
         """Denoise with the plan's tiles."""
-        from stan.inference import Options, TilePlan, denoise
-
         options = Options(
             sigma=None if self.model.blind else "auto" if self.find_level else sigma,
             tiles=TilePlan(**plan),
@@ -264,15 +253,12 @@ class Network(Method):
             dtype=PRECISIONS[self.precision],
             progress=lambda done, total: progress(done / len(noisy)),
         )
-        return denoise(self.model, noisy, options=options)
+        return inference.denoise(self.model, noisy, options=options)
 
 
 class Alone(Method):
-    """Another method that is given each frame of a video by itself: what it makes of it without the others.
-
-    Args:
-        method: denoises the single frames, with the tiles that it has for the whole video.
-    """
+    """Another method that is given each frame of a video by itself, with the tiles that it has for the whole video:
+    what it makes of it without the others."""
 
     def __init__(self, method: Method) -> None:
         self.method = method
@@ -333,9 +319,7 @@ def open_methods(words: Any, **network: Any) -> list[Method]:
 
 
 def label_paths(paths: Sequence[Path]) -> list[str]:
-    """Short names that tell files apart: as many of their last parts as it takes, the ending only if it
-    must.
-    """
+    """Short names that tell files apart: as many of their last parts as it takes, the ending only if it must."""
     bare = [path.resolve().with_suffix("") for path in paths]
     named = [path.resolve() if bare.count(stem) > 1 else stem for path, stem in zip(paths, bare)]
 

@@ -10,6 +10,7 @@ from stan.data import open_clips
 from stan.errors import StanError
 from stan.evaluation.methods import Network
 from stan.evaluation.plan import Plan
+from stan.models.checkpoint import read
 
 
 def notes_of(plan: Plan) -> Iterator[str]:
@@ -26,8 +27,6 @@ def notes_of(plan: Plan) -> Iterator[str]:
 
 
 def _network_notes(plan: Plan, method: Network) -> Iterator[str]:
-    from stan.models.checkpoint import read
-
     trained = method.model.trained
     if trained is None:
         yield f"{method.name}: the checkpoint does not say what it was trained for"
@@ -60,16 +59,14 @@ def _network_notes(plan: Plan, method: Network) -> Iterator[str]:
 
 
 def _seen_in_training(plan: Plan, data: dict[str, Any]) -> list[str]:
-    """Sequences of the evaluation that were in the training data, as far as split lists that are here can
-    tell.
-    """
+    """Sequences of the evaluation that were in the training data, as far as split lists that are here can tell."""
     ours = plan.config.data
     if data.get("kind") != ours.kind:
         return []
     split = data.get("split")
     same_root = Path(str(data.get("root"))).resolve() == Path(ours.root).resolve()
-    if not same_root and not (
-        ours.kind == "davis" and split
+    if not same_root and (
+        ours.kind != "davis" or not split
     ):  # names tell sequences apart within one data set
         return []
     try:

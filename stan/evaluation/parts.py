@@ -1,5 +1,4 @@
-"""Finished pieces of an evaluation on disk, so that a killed one goes on, and several processes share the
-work.
+"""Finished pieces of an evaluation on disk, so that a killed one goes on, and several processes share the work.
 
 A piece is what one method did with one sequence at one noise level: a JSON record with the figures of every
 frame, and beside it an ``.npz`` file with the pictures of the report. Its file name carries a hash of
@@ -7,9 +6,8 @@ everything that can move its figures; a changed checkpoint, setting or program t
 piece. Both files are written under a temporary name and renamed, the JSON last, with a hash of both: a piece that
 was damaged or changed afterwards is made again.
 
-A process claims a piece by a file lock, which the system drops when the process ends, however it ends. So any
-number of processes, on machines that share the folder, may work on one evaluation, and none waits for a dead
-one.
+A process claims a piece by a file lock, which the system drops when the process ends, however it ends. So any number
+of processes, on machines that share the folder, may work on one evaluation, and none waits for a dead one.
 """
 
 from __future__ import annotations
@@ -31,11 +29,7 @@ from stan.files import replacing, write_text
 
 
 class Parts:
-    """The pieces in a folder.
-
-    Args:
-        folder: made when the first piece is written.
-    """
+    """The pieces in a folder, which is made when the first one is written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,24 +38,8 @@ class Parts:
         """Where the record of a piece is, or will be."""
         return self.folder / slug(method) / f"{slug(sequence)}-{sigma:g}-{fingerprint(key)}.json"
 
-    def read(self, path: Path) -> dict[str, Any] | None:
+    def read(self, path: Path, *, pictures: bool = True) -> dict[str, Any] | None:
         """The record of a finished piece; None if it is not there, or it or its pictures are not as written."""
-        return self._read(path, pictures=True)
-
-    def write(self, path: Path, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> None:
-        """Write a finished piece."""
-        packed = io.BytesIO()
-        np.savez_compressed(packed, **pictures)  # type: ignore[arg-type]
-        with replacing(pictures_path(path)) as file:
-            file.write(packed.getvalue())
-        self._write(path, record, packed.getvalue())
-
-    def pictures(self, path: Path) -> dict[str, np.ndarray]:
-        """The pictures of a finished piece."""
-        with np.load(pictures_path(path), allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-
-    def _read(self, path: Path, *, pictures: bool) -> dict[str, Any] | None:
         try:
             content = json.loads(path.read_bytes())
             record = dict(content["record"])
@@ -70,8 +48,19 @@ class Parts:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _write(self, path: Path, record: Mapping[str, Any], pictures: bytes = b"") -> None:
-        write_text(path, json.dumps({"sha256": _seal(record, pictures), "record": record}))
+    def write(self, path: Path, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray] | None) -> None:
+        """Write a finished piece."""
+        packed = io.BytesIO()
+        if pictures is not None:
+            np.savez_compressed(packed, **pictures)  # type: ignore[arg-type]
+            with replacing(pictures_path(path)) as file:
+                file.write(packed.getvalue())
+        write_text(path, json.dumps({"sha256": _seal(record, packed.getvalue()), "record": record}))
+
+    def pictures(self, path: Path) -> dict[str, np.ndarray]:
+        """The pictures of a finished piece."""
+        with np.load(pictures_path(path), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
 
     @contextmanager
     def claim(self, path: Path, *, wait: bool = False) -> Iterator[bool]:
@@ -100,15 +89,13 @@ class Parts:
             lock.release()
 
     def once(self, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A small decision that all processes, now and after a restart, must share: the first one makes
-        it.
-        """
+        """A small decision that all processes, now and after a restart, must share: the first one makes it."""
         path = self.folder / f"{slug(name)}-{fingerprint(key)}.json"
         with self.claim(path, wait=True):
-            found = self._read(path, pictures=False)
+            found = self.read(path, pictures=False)
             if found is None:
                 found = make()
-                self._write(path, found)
+                self.write(path, found, None)
         return found
 
 

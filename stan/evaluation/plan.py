@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from stan.config import Config
+from stan.data import Clip, open_clips
 from stan.data import degradation as degradations
 from stan.data import noise as noises
-from stan.data import open_clips
 from stan.data.cache import Cache, cached
+from stan.data.degradation import Degradation
+from stan.data.noise import Noise
 from stan.data.pairs import RECORDED, each_half
 from stan.data.sources import takes_noisy
 from stan.errors import ConfigError, DataError, nearest
@@ -23,13 +26,9 @@ from stan.evaluation.devices import Ranks, pick_device
 from stan.evaluation.methods import PRECISIONS, Alone, Method, Noisy, open_methods
 from stan.evaluation.protocols import Protocol
 from stan.files import sha256_of
+from stan.inference import TilePlan, recorded
+from stan.inference.memory import free_memory, parse_size
 from stan.metrics import METRICS
-
-if TYPE_CHECKING:
-    from stan.config import Config
-    from stan.data import Clip
-    from stan.data.degradation import Degradation
-    from stan.data.noise import Noise
 
 SMALLEST = 8
 
@@ -76,6 +75,7 @@ class Plan:
     methods: list[Method]
     device: torch.device
     ranks: Ranks
+    _contents: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
     def recorded(self) -> bool:
@@ -161,13 +161,7 @@ class Plan:
     @cached_property
     def estimated_levels(self) -> str:
         """How strong the noise of pairs is, in words."""
-        from stan.inference.recorded import estimated_levels
-
-        return estimated_levels(self.clips)
-
-    @cached_property
-    def _contents(self) -> dict[str, str]:
-        return {}
+        return recorded.estimated_levels(self.clips)
 
     def settings(self) -> dict[str, Any]:
         """What is printed with every result: everything that can move a figure, as plain data."""
@@ -304,15 +298,13 @@ def _clips(config: Config, split: str | None) -> tuple[list[Clip], dict[str, Seq
     return clips, files
 
 
-def _tiles(settings: dict[str, Any], memory: str | None) -> Any:
+def _tiles(settings: dict[str, Any], memory: str | None) -> TilePlan | None:
     """The tiles asked for; None when they follow from memory."""
     if not settings:
         return None
-    from stan.inference import TilePlan
-
     if memory is not None:
         raise ConfigError(f"evaluation: give tiles or memory, not both: {settings}, {memory!r}")
-    known = [field.name for field in fields(TilePlan)]
+    known = [key.name for key in fields(TilePlan)]
     for name, value in settings.items():
         if name not in known:
             raise ConfigError(f"evaluation.tiles: unknown key {name!r}; {nearest(name, known)}")
@@ -324,8 +316,6 @@ def _tiles(settings: dict[str, Any], memory: str | None) -> Any:
 
 def _memory(memory: str | None, device: torch.device, ranks: Ranks) -> str | int | None:
     """The budget of this process: where several share one machine's memory, its part of what is free."""
-    from stan.inference.memory import free_memory, parse_size
-
     if memory is not None:
         parse_size(memory)
         return memory

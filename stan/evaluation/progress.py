@@ -23,13 +23,7 @@ from stan.metrics import METRICS
 
 
 class Board:
-    """Progress of all pieces, whoever computes them.
-
-    Args:
-        plan: what there is to do.
-        console: where to write.
-        shown: whether to write at all.
-    """
+    """Progress of all pieces, whoever computes them; written to the console if it is `shown`."""
 
     def __init__(self, plan: Plan, console: Console, *, shown: bool) -> None:
         self.plan = plan

@@ -70,34 +70,26 @@ class Protocol:
         Its arguments are called as the attributes; and `sequences`: how many are picked by hand (None: all of
         the split), `downscale`: the factor that frames are shrunk by; `task`: what is undone beside noise.
         """
-        found = [] if task == "denoise" else [f"task {task}, not denoise"]
-        if self.data is not None and data != self.data:
-            found.append(f"data {data}, not {self.data}")
-        elif self.data is not None and split != self.split:
-            found.append(f"split {split or 'all sequences'}, not {self.split or 'all sequences'}")
-        if sequences is not None:
-            found.append(f"{sequences} sequence{'s' if sequences != 1 else ''} picked by hand")
-        if max_frames != self.max_frames:
-            found.append(f"{_frames(max_frames)}, not {_frames(self.max_frames)}")
-        if noise != self.noise:
-            found.append(f"{noise} noise, not {self.noise}")
-        if seed != self.seed:
-            found.append(f"noise seed {seed}, not {self.seed}")
-        if border != self.border:
-            found.append(f"{border} pixels left out at each side, not {self.border}")
-        if downscale != 1:
-            found.append(f"frames shrunk by {downscale}")
-        return found
+        other = self.data is not None and data != self.data
+        apart = self.data == data and split != self.split
+        checks = (
+            (task != "denoise", f"task {task}, not denoise"),
+            (other, f"data {data}, not {self.data}"),
+            (apart, f"split {split or 'all sequences'}, not {self.split or 'all sequences'}"),
+            (sequences is not None, f"{sequences} sequence{'s' if sequences != 1 else ''} picked by hand"),
+            (max_frames != self.max_frames, f"{_frames(max_frames)}, not {_frames(self.max_frames)}"),
+            (noise != self.noise, f"{noise} noise, not {self.noise}"),
+            (seed != self.seed, f"noise seed {seed}, not {self.seed}"),
+            (border != self.border, f"{border} pixels left out at each side, not {self.border}"),
+            (downscale != 1, f"frames shrunk by {downscale}"),
+        )
+        return [words for differs, words in checks if differs]
 
 
 for _protocol in (
     Protocol("davis-full", "every frame of DAVIS-2017 test-dev at 480p", "davis", "test-dev", None),
     Protocol(
-        "davis-85",
-        "DAVIS-2017 test-dev at 480p, first 85 frames, as most papers do",
-        "davis",
-        "test-dev",
-        85,
+        "davis-85", "DAVIS-2017 test-dev at 480p, first 85 frames, as most papers do", "davis", "test-dev", 85
     ),
     Protocol("set8", "the eight Set8 sequences at 960x540, every frame", "set8", None, None),
     Protocol("quick", "first 10 frames of any data, for a look; not for tables", None, "val", 10),
@@ -170,9 +162,7 @@ def to_float(frames: Tensor) -> Tensor:
 
 
 def digest(video: Tensor) -> str:
-    """SHA-256 of a video's values (C order, little-endian), hexadecimal: tells whether two had the same
-    input.
-    """
+    """SHA-256 of a video's values (C order, little-endian), hexadecimal: tells whether two had the same input."""
     return hashlib.sha256(video.detach().cpu().contiguous().numpy().data).hexdigest()
 
 

@@ -44,8 +44,7 @@ PUBLISHED = (
 
 
 def comparable(settings: Mapping[str, Any]) -> list[tuple[Published, tuple[float, ...]]]:
-    """The published rows that may stand beside a result with these settings; none if it departs from its
-    protocol."""
+    """The published rows that may stand beside a result with these settings; none if it departs from its protocol."""
     protocol = settings["protocol"]
     if settings["departures"] or protocol not in ("davis-full", "davis-85", "set8"):
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -104,13 +105,11 @@ class Results:
         code = provenance.describe(self.settings["code"])
         hashes = {method["name"]: method.get("sha256", "") for method in self.methods}
         columns = [*_COLUMNS, *(metric.name for metric in self.metrics())]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*columns, "protocol", "seed", "noise", "checkpoint_sha256", "code"])
+        lines: list[list[Any]] = [[*columns, "protocol", "seed", "noise", "checkpoint_sha256", "code"]]
         for row in self.sequences:
             made_by = self.settings["seed"], self.settings["noise"]["kind"], hashes[row["method"]], code
-            writer.writerow([*(_cell(row.get(name, "")) for name in columns), self.title, *made_by])
-        return text.getvalue()
+            lines.append([*(row.get(name) for name in columns), self.title, *made_by])
+        return csv_text(lines)
 
 
 def means(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -136,8 +135,17 @@ def count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+def csv_text(lines: Iterable[Iterable[Any]]) -> str:
+    """Lines as CSV: floats with six digits, lists and tables as JSON, None as nothing."""
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, float):
+            return f"{value:.6g}"
+        return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(cell, line) for line in lines)
+    return text.getvalue()
 
 
 def plain(value: Any, digits: int = 9) -> Any:

@@ -1,6 +1,4 @@
-"""``evaluate``: all methods on all sequences at all noise levels, in pieces that survive a kill and can be
-shared.
-"""
+"""``evaluate``: all methods on all sequences at all noise levels, in pieces that survive a kill and can be shared."""
 
 from __future__ import annotations
 
@@ -11,15 +9,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from stan.config import Config, to_yaml
+from stan.data import Clip
 from stan.data.pairs import PairedClip
 from stan.evaluation import measure, protocols, provenance
-from stan.evaluation.launch import Helpers
+from stan.evaluation.devices import Helpers
 from stan.evaluation.methods import Alone, Method, Noisy
 from stan.evaluation.notes import notes_of
 from stan.evaluation.parts import Parts
@@ -29,18 +29,13 @@ from stan.evaluation.report import write_results
 from stan.evaluation.results import Results
 from stan.metrics import METRICS
 
-if TYPE_CHECKING:
-    from stan.config import Config
-    from stan.data import Clip
-
 
 def evaluate(config: Config, *, console: Console | None = None) -> Results:
     """Evaluate what ``config.checkpoint`` names, and write the results to ``config.output``.
 
-    Finished pieces in ``OUTPUT/parts`` that were made with the same checkpoint, settings and program are
-    kept, so the same call goes on where a killed one stopped. With several devices, or started several times
-    by torchrun or by hand with one output folder, the processes share the pieces; each returns the whole
-    result, and the first writes it.
+    Finished pieces in ``OUTPUT/parts`` that were made with the same checkpoint, settings and program are kept, so the
+    same call goes on where a killed one stopped. With several devices, or started several times by torchrun or by hand
+    with one output folder, the processes share the pieces; each returns the whole result, and the first writes it.
 
     Args:
         config: the configuration; `checkpoint`, `output`, `data`, `task`, `noise.kind`, `evaluation` and `trainer`
@@ -57,27 +52,19 @@ def evaluate(config: Config, *, console: Console | None = None) -> Results:
         for note in notes_of(plan):
             console.print(f"[yellow]note[/yellow] {note}", highlight=False)
     parts = Parts(plan.output / "parts")
-    with _settled(plan), Helpers(config, plan) as helpers, Board(plan, console, shown=first) as board:
+    with _settled(plan), Helpers(config, plan.device) as helpers, Board(plan, console, shown=first) as board:
         work = _Work(plan, parts, board)
         work.run()
         board.finish(helpers.failures())
     results = work.collect()
     if first:
-        from stan.config import to_yaml
-
         write_results(results, plan.output, {"evaluate.yaml": to_yaml(config)})
         _sweep(parts.folder)
     return results
 
 
 class _Work:
-    """The pieces of one evaluation, as this process sees them.
-
-    Args:
-        plan: what there is to do.
-        parts: where finished pieces lie.
-        board: shows progress.
-    """
+    """The pieces of one evaluation, as this process sees them."""
 
     def __init__(self, plan: Plan, parts: Parts, board: Board) -> None:
         self.plan = plan
@@ -135,11 +122,8 @@ class _Work:
         return self.parts.path(task.method.name, task.clip.name, task.sigma, key)
 
     def tiles(self, method: Method, clip: Clip) -> dict[str, Any]:
-        """How a method cuts clips of this size: decided once, by the first process that needs it.
-
-        Returns:
-            `tiles`, as `Method.prepare` gives them, and whether they are `short` of memory.
-        """
+        """How a method cuts clips of this size, decided once, by the first process that needs it: `tiles`, as
+        `Method.prepare` gives them, and whether they are `short` of memory."""
         if isinstance(method, Alone):
             return self.tiles(method.method, clip)
         size, frames = clip.size, self.plan.frames(clip)
@@ -181,7 +165,8 @@ class _Work:
         """One method on one sequence at one noise level: the record of its figures, and pictures."""
         plan, method, clip, sigma = self.plan, task.method, task.clip, task.sigma
         clean, noisy = self._video(clip, sigma)
-        tiles, short = (self.tiles(method, clip)[key] for key in ("tiles", "short"))
+        cut = self.tiles(method, clip)
+        tiles = cut["tiles"]
         self._warm_up(method, noisy, sigma, tiles)
         with _heard() as messages, measure.costs(plan.device) as cost:
             output = method(noisy, sigma, tiles, self.board.denoising)
@@ -189,7 +174,7 @@ class _Work:
             messages.append(
                 f"{method.name} gave values that are not finite on {clip.name} at sigma {sigma:g}"
             )
-        if short:
+        if cut["short"]:
             messages.append(
                 "its tiles follow from the memory that was free, and with more of it figures may differ by about "
                 "0.01 dB; evaluation.tiles fixes them"
@@ -282,8 +267,7 @@ def _messages(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left: half-written files too old to be in use, and locks of pieces
-    that are finished."""
+    """Remove what killed processes left: half-written files too old to be in use, and locks of finished pieces."""
     for path in [*folder.rglob(".*.part"), *folder.rglob("*.lock")]:
         finished = path.suffix == ".lock" and path.with_suffix(".json").is_file()
         with suppress(OSError):

@@ -46,14 +46,8 @@ class SheetRow:
 def picture_sheet(rows: Sequence[SheetRow]) -> Picture:
     """Draw a sheet: for each row the noisy frame, the denoised one, the clean one and the error, with PSNR.
 
-    The error is the root mean square over channels of denoised minus clean, drawn from black (none) over
-    purple and orange to white (40 grey levels and more).
-
-    Args:
-        rows: at least one.
-
-    Returns:
-        (height, width, 3) uint8 RGB.
+    The error is the root mean square over channels of denoised minus clean, drawn from black (none) over purple and
+    orange to white (40 grey levels and more). There is at least one row; the sheet is (height, width, 3) uint8 RGB.
     """
     if not rows:
         raise ValueError("a picture sheet needs at least one row")

@@ -26,7 +26,7 @@ from stan.models import VideoDenoiser
 from stan.registry import experiments, noises
 from stan.settings import Count, Natural, at_least, between, complete
 from stan.training import Fit, finetune, train
-from stan.training.validation import ValidationClip, score
+from stan.training.validation import ValidationClip, central_square, score
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,7 @@ class Comparison(Experiment):
     """Networks that differ in one thing, trained alike from several seeds, on the same tests."""
 
     settings: Settings
-
-    def made_by(self) -> Any:
-        """All but what stands in the keys; the variants' own settings stand there."""
-        return {
-            name: value
-            for name, value in vars(self.settings).items()
-            if name not in ("seeds", "variants", "claims")
-        }
+    keyed = ("seeds", "variants", "claims")
 
     def tasks(self) -> Iterator[Task]:
         """One network each. All configurations are checked first."""
@@ -160,7 +153,7 @@ class Comparison(Experiment):
         s = self.settings
         if s.root == "synthetic":
             write_synthetic(self.data_root, progress=False)
-        fit = _finished(train(self.config(variant, seed)))
+        fit = finished(train(self.config(variant, seed)))
         rows = [row for name in s.tests for row in self._tried(fit.network, name)]
         for row in rows:
             row["tuned"] = False
@@ -168,7 +161,7 @@ class Comparison(Experiment):
             config = self.config(variant, seed, name)
             config.checkpoint = str(fit.last)
             tuned, _ = finetune(config)
-            rows += [{**row, "tuned": True} for row in self._tried(_finished(tuned).network, name)]
+            rows += [{**row, "tuned": True} for row in self._tried(finished(tuned).network, name)]
         count = sum(p.numel() for p in fit.network.parameters())
         return [{"parameters": count, **row} for row in rows]
 
@@ -181,9 +174,8 @@ class Comparison(Experiment):
             last = min(len(clip), (s.test_frames or len(clip)) * test.step)
             clean = _shrunk(clip.read(0, last)[:: test.step], test.downscale, s.test_crop)
             for sigma in s.sigmas:
-                with torch.no_grad():
-                    piece = ValidationClip(clip.name, clean)
-                    found = score(network, piece, sigma, noise, nothing, 0, torch.device("cpu"))
+                piece = ValidationClip(clip.name, clean)
+                found = score(network, piece, sigma, noise, nothing, 0, torch.device("cpu"))
                 figures = {"psnr": found.psnr, "ssim": found.ssim, "psnr_noisy": found.psnr_noisy}
                 rows.append({"test": name, "sequence": clip.name, "sigma": sigma, **figures})
         return rows
@@ -196,7 +188,7 @@ class Comparison(Experiment):
         report.notes = [
             f"Every network: {s.steps} steps of the same data in the same order. Figures are means over sequences; "
             f"± is the standard deviation over the seeds ({seeds}). Differences are taken within a seed. A few hundred "
-            "steps say little about long trainings: a short run tests the machinery, not the claim.",
+            "steps say little about long trainings: a short run tests the machinery, not the claim."
         ]
         before = [row for row in rows if not row["tuned"]]
         for (test,), some in group(before, "test").items():
@@ -218,18 +210,17 @@ class Comparison(Experiment):
         """What other tests than the first, and fine-tuning, do to each variant."""
         said = []
         tests = list(self.settings.tests)
-        for variant in self.settings.variants:
+        for variant in self.settings.variants if len(tests) > 1 else ():
             own = [row for row in before if row["variant"] == variant]
             parts = []
-            for name in tests if len(tests) > 1 else ():
+            for name in tests:
                 at = [row for row in own if row["test"] == name]
                 level, gain = mean(at, "psnr"), mean(at, "psnr") - mean(at, "psnr_noisy")
                 text = f"{name} {level:.2f} dB ({gain:+.2f} over its noisy input"
                 after = [row for row in tuned if row["variant"] == variant and row["test"] == name]
                 text += f", {mean(after, 'psnr') - mean(at, 'psnr'):+.2f} by fine-tuning)" if after else ")"
                 parts.append(text)
-            if parts:
-                said.append(f"{variant}: {', '.join(parts)}.")
+            said.append(f"{variant}: {', '.join(parts)}.")
         return said
 
     def _claimed(self, claim: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -276,12 +267,8 @@ def _by_seed(rows: Sequence[Row]) -> dict[int, float]:
 
 def _spread(rows: Sequence[Row]) -> tuple[float, float]:
     """Mean over the seeds, and their standard deviation (0 of one)."""
-    values = list(_by_seed(rows).values())
-    return (
-        (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
-        if values
-        else (float("nan"), 0.0)
-    )
+    values = list(_by_seed(rows).values()) or [float("nan")]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _difference(rows: Sequence[Row], name: str, other: str) -> tuple[str, str]:
@@ -307,13 +294,11 @@ def _shrunk(frames: Tensor, factor: int, crop: int) -> Tensor:
     """Frames shrunk by area, then their central square of `crop` pixels; uint8."""
     if factor > 1:
         frames = F.avg_pool2d(frames.float(), factor).round().byte()
-    h, w = frames.shape[-2:]
-    side = crop or max(h, w)
-    top, left = max(0, (h - side) // 2), max(0, (w - side) // 2)
-    return frames[..., top : top + side, left : left + side].contiguous()
+    return central_square(frames, crop)
 
 
-def _finished(fit: Fit) -> Fit:
+def finished(fit: Fit) -> Fit:
+    """A training that was not interrupted, or KeyboardInterrupt."""
     if fit.interrupted:
         raise KeyboardInterrupt
     return fit

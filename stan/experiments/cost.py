@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-from stan.inference.memory import process_memory
 
 NOTE = (
     "Times are processor seconds of all threads, which other work on the machine lengthens somewhat; memory is the "
@@ -24,33 +23,33 @@ class Cost:
     """Filled in when the block of `measured` ends.
 
     Attributes:
-        seconds: processor time of all threads; on a GPU the time it took.
+        seconds: processor time of all threads.
+        elapsed: the time it took, seconds.
         peak: bytes; None where the system does not tell.
     """
 
     seconds: float = float("nan")
+    elapsed: float = float("nan")
     peak: int | None = None
 
 
 @contextlib.contextmanager
 def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
     """Measure the block, in this process."""
-    cost = Cost()
-    if torch.device(device).type == "cuda":
+    cost, gpu = Cost(), torch.device(device).type == "cuda"
+    if gpu:
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before, started = torch.cuda.memory_allocated(), time.perf_counter()
-        yield cost
-        torch.cuda.synchronize()
-        cost.seconds = time.perf_counter() - started
-        cost.peak = torch.cuda.max_memory_allocated() - before
-        return
-    resident = mark_peak()
-    begun = time.process_time()
+    before = torch.cuda.memory_allocated() if gpu else mark_peak()
+    begun, started = time.process_time(), time.perf_counter()
     yield cost
-    cost.seconds = time.process_time() - begun
-    if resident is not None:
-        cost.peak = max(0, (peak_since() or resident) - resident)
+    if gpu:
+        torch.cuda.synchronize()
+    cost.seconds, cost.elapsed = time.process_time() - begun, time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated() if gpu else status("VmHWM")
+    if before is not None:
+        cost.peak = max(0, (peak or before) - before)
 
 
 def mark_peak() -> int | None:
@@ -60,9 +59,15 @@ def mark_peak() -> int | None:
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return None
-    return process_memory().get("VmRSS")
+    return status("VmRSS")
 
 
-def peak_since() -> int | None:
-    """The most resident bytes of this process since `mark_peak`, or ever where that could not be."""
-    return process_memory().get("VmHWM")
+def status(field: str) -> int | None:
+    """What the system counts for this process, such as ``VmRSS`` or its peak ``VmHWM``, bytes; None where it does not.
+
+    Not by `stan.inference.memory`: processes that measure shall start quickly and hold little.
+    """
+    with contextlib.suppress(OSError):
+        if found := re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE):
+            return int(found[1]) * 1024
+    return None

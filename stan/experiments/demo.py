@@ -24,13 +24,14 @@ from stan.data.synthetic import write_synthetic
 from stan.data.video import OutputSettings
 from stan.evaluation import evaluate
 from stan.evaluation.sheet import SheetRow, write_sheet
+from stan.experiments.comparison import finished
 from stan.files import write_text
 from stan.inference import Options, denoise
 from stan.inference.files import denoise_file
 from stan.models import VideoDenoiser
 from stan.models import load as load_model
 from stan.models.shipped import best_for
-from stan.training import Fit, finetune, train
+from stan.training import finetune, train
 
 SUMMARY = "summary.json"
 
@@ -56,53 +57,46 @@ class Demo:
 def run_demo(output: Path, console: Console, steps: int | None = None) -> Demo:
     """Make data, denoise a video by the shipped weights, then train, fine-tune, evaluate, and draw a picture sheet.
 
-    Again, and it goes on.
-
-    Args:
-        output: folder for all of it.
-        console: where the steps are told.
-        steps: training steps, a fifth as many for fine-tuning; None: as the configurations say.
+    Again, and it goes on. There are `steps` training steps, a fifth as many for fine-tuning; None: as the
+    configurations say.
     """
-    clock = _Clock(console)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(name: str, text: str) -> Iterator[None]:
+        """Tell a part as it begins, and how long it took."""
+        console.print(f"[bold]{name}[/bold]: {text}", highlight=False, soft_wrap=True)
+        start = time.monotonic()
+        yield
+        seconds[name] = time.monotonic() - start
+        console.print(f"  {seconds[name]:.0f} s", highlight=False)
+
     data = output / "data"
-    with clock.part("data", f"synthetic clips from scikit-image's photographs -> {data}"):
+    with part("data", f"synthetic clips from scikit-image's photographs -> {data}"):
         write_synthetic(data)
 
     clips = open_clips("davis", data, "val")
     shipped = best_for("cuda" if torch.cuda.is_available() else "cpu")
-    with clock.part("denoise", f"a noisy clip, by the shipped {shipped.name} -> {output / 'denoised.mp4'}"):
+    with part("denoise", f"a noisy clip, by the shipped {shipped.name} -> {output / 'denoised.mp4'}"):
         video = _denoise_video(load_model(shipped.name), clips[0], NOISY, output)
 
-    common = [f"data.root={data}"]
-    config = load(
-        builtin_configs() / "train" / "demo.yaml",
-        [*common, f"output={output / 'train'}", *_length(steps)],
-    )
-    with clock.part("train", f"{config.model.name} at sigma {config.noise.sigma} -> {output / 'train'}"):
-        trained = _finished(train(config))
+    configs, common = builtin_configs(), [f"data.root={data}"]
+    config = load(configs / "train/demo.yaml", [*common, f"output={output / 'train'}", *_length(steps)])
+    with part("train", f"{config.model.name} at sigma {config.noise.sigma} -> {output / 'train'}"):
+        trained = finished(train(config))
 
-    tuning = load(
-        builtin_configs() / "finetune" / "demo.yaml",
-        [
-            *common,
-            f"output={output / 'finetune'}",
-            f"checkpoint={trained.last}",
-            *_length(steps and max(1, steps // 5)),
-        ],
-    )
-    with clock.part("finetune", f"to sigma {tuning.noise.sigma} -> {output / 'finetune'}"):
+    words = [f"output={output / 'finetune'}", f"checkpoint={trained.last}"]
+    tuning = load(configs / "finetune/demo.yaml", [*common, *words, *_length(steps and max(1, steps // 5))])
+    with part("finetune", f"to sigma {tuning.noise.sigma} -> {output / 'finetune'}"):
         result, _ = finetune(tuning)
-        tuned = _finished(result)
+        tuned = finished(result)
 
-    with clock.part("evaluate", f"all three, on clips held out of training -> {output / 'evaluation'}"):
+    with part("evaluate", f"all three, on clips held out of training -> {output / 'evaluation'}"):
         methods = f"checkpoint=[{trained.last},{tuned.last},{shipped.name}]"
-        evaluation = load(
-            builtin_configs() / "evaluate" / "demo.yaml",
-            [*common, f"output={output / 'evaluation'}", methods],
-        )
-        results = evaluate(evaluation)
+        words = [*common, f"output={output / 'evaluation'}", methods]
+        results = evaluate(load(configs / "evaluate/demo.yaml", words))
 
-    with clock.part("pictures", f"a sheet of what was trained here -> {output}"):
+    with part("pictures", f"a sheet of what was trained here -> {output}"):
         sigma = float(config.noise.sigma)
         _draw(load_model(trained.last), clips, sigma, output / "sheet.png")
 
@@ -120,7 +114,7 @@ def run_demo(output: Path, console: Console, steps: int | None = None) -> Demo:
         "denoised video": video,
         "summary": output / SUMMARY,
     }
-    demo = Demo(files, table, clock.seconds)
+    demo = Demo(files, table, seconds)
     _write_summary(demo, sigma, output / SUMMARY)
     return demo
 
@@ -128,28 +122,6 @@ def run_demo(output: Path, console: Console, steps: int | None = None) -> Demo:
 def _length(steps: int | None) -> list[str]:
     """The words that make a training that long."""
     return [f"trainer.max_steps={steps}", f"optimizer.warmup_steps={min(5, steps - 1)}"] if steps else []
-
-
-class _Clock:
-    """Tells each part as it begins, and how long it took."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str, text: str) -> Iterator[None]:
-        self.console.print(f"[bold]{name}[/bold]: {text}", highlight=False, soft_wrap=True)
-        start = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - start
-        self.console.print(f"  {self.seconds[name]:.0f} s", highlight=False)
-
-
-def _finished(result: Fit) -> Fit:
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return result
 
 
 def _noisy(clip: Clip, sigma: float) -> tuple[Tensor, Tensor]:

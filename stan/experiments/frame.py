@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,12 @@ class Experiment:
     Args:
         folder: where the experiment may keep what it makes (trained networks, say).
         settings: as the subclass declares them.
+
+    Attributes:
+        keyed: settings whose values stand in the keys of the tasks, or move no figure.
     """
+
+    keyed: Collection[str] = ()
 
     def __init__(self, folder: Path, settings: Any) -> None:
         self.folder = folder
@@ -78,9 +83,9 @@ class Experiment:
         """All that has to be done, in order; what cannot be used is told here, before anything is computed."""
         raise TypeError(f"{type(self).__name__} is an Experiment without a tasks() method")
 
-    def made_by(self) -> Any:
+    def made_by(self) -> dict[str, Any]:
         """What besides its key decides the figures of a task, as plain data: rows made otherwise are not reused."""
-        return vars(self.settings)
+        return {name: value for name, value in vars(self.settings).items() if name not in self.keyed}
 
     def report(self, rows: list[Row]) -> Report:
         """What the rows say; some may be missing yet."""
@@ -90,14 +95,13 @@ class Experiment:
 class Rows:
     """The finished tasks of an experiment, one a line of a file. A line is there whole or not at all.
 
-    Args:
-        path: the file.
-        made_by: plain data; only rows that were made by the same, and by the same program, are taken.
+    Only rows that were made by the same (plain data), and by the same program, are taken.
     """
 
     def __init__(self, path: Path, made_by: Any) -> None:
         self.path = path
-        self.fingerprint = _fingerprint(made_by)
+        text = json.dumps([made_by, code()["source"]], sort_keys=True, default=str)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._tasks: dict[str, list[Row]] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
@@ -127,13 +131,8 @@ class Rows:
 def run_tasks(experiment: Experiment, console: Console, *, compute: bool = True) -> list[Row]:
     """Do what is not done yet, and give the rows of all tasks in their order.
 
-    Args:
-        experiment: with its settings.
-        console: where progress is told.
-        compute: False takes the rows that are there.
-
     Raises:
-        DataError: nothing is there and nothing may be computed.
+        DataError: nothing is there, and without `compute` only what is there is taken.
     """
     rows = Rows(experiment.folder / ROWS, experiment.made_by())
     tasks = list(experiment.tasks())
@@ -151,6 +150,12 @@ def run_tasks(experiment: Experiment, console: Console, *, compute: bool = True)
     return [row for task in tasks for row in rows.of(task) or ()]
 
 
+def one_varied(lists: Mapping[str, Sequence[Any]]) -> list[Row]:
+    """The first value of each list together, then one list after the other varied."""
+    base = {name: values[0] for name, values in lists.items()}
+    return [base, *({**base, name: value} for name, values in lists.items() for value in values[1:])]
+
+
 def group(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
     """Rows by the values of some of their columns, in the order of the rows."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
@@ -163,11 +168,6 @@ def mean(rows: Sequence[Row], name: str) -> float:
     """The mean of a column over rows that have it; NaN over none."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return sum(values) / len(values) if values else float("nan")
-
-
-def _fingerprint(made_by: Any) -> str:
-    text = json.dumps([made_by, code()["source"]], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _text(key: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stan import ops
 from stan.errors import StanError
+from stan.evaluation.measure import levels
 from stan.flow import FlowPair
 from stan.models import AttentionMap, Stan, VideoDenoiser
 from stan.models.two_pass import TwoPass
@@ -50,11 +51,8 @@ class Looked:
         x, y = point[0] // s, point[1] // s
         at = (0, slice(None), t, y, x)
         heads = self.seen.weights.shape[1]
-        for weight, offset, frame in zip(
-            self.seen.weights[at].flatten(),
-            self.seen.offsets[at].flatten(0, 1) * s,
-            self.seen.frames[at].flatten(),
-        ):
+        weights, frames = self.seen.weights[at].flatten(), self.seen.frames[at].flatten()
+        for weight, offset, frame in zip(weights, self.seen.offsets[at].flatten(0, 1) * s, frames):
             if int(frame) >= 0:
                 place = (point[0] + float(offset[0]), point[1] + float(offset[1]))
                 yield int(frame), place, float(weight) / heads
@@ -73,10 +71,7 @@ class Looked:
         other = self.slots[t][1]
         here = self.seen.frames[0, 0, t] == other  # (h, w, K)
         best = torch.where(here, self.seen.weights[0, 0, t], -1.0).argmax(-1)[..., None, None]
-        offset = (
-            self.seen.offsets[0, 0, t].gather(-2, best.expand(*best.shape[:2], 1, 2))[..., 0, :]
-            * self.seen.scale
-        )
+        offset = self.seen.offsets[0, 0, t].take_along_dim(best, -2)[..., 0, :] * self.seen.scale
         flow = self.predicted[t, 1]
         return flow, torch.where(here.any(-1)[..., None], offset - flow, 0.0)
 
@@ -129,11 +124,8 @@ def _predicted(model: VideoDenoiser, flow: FlowPair, seen: AttentionMap) -> tupl
         window = (model.settings["window"] - 1) * model.settings["key_stride"] + 1
     elif isinstance(model, Stan):
         size = (seen.weights.shape[3], seen.weights.shape[4])
-        found = ops.search_flow(
-            *(ops.rescale_flow(f, size) for f in flow),
-            temporal_window=model.temporal_reach,
-            causal=model.causal,
-        )
+        smaller = (ops.rescale_flow(f, size) for f in flow)
+        found = ops.search_flow(*smaller, temporal_window=model.temporal_reach, causal=model.causal)
         window = model.plan.window * s
     else:
         raise StanError(f"the network {model.name} does not say where it searches: stan_* and unet_* do")
@@ -155,13 +147,13 @@ def picture(video: Tensor, looked: Looked, t: int, points: Sequence[Point]) -> P
     frames = sorted(frame for frame in looked.slots[t] if frame >= 0)
     panels = []
     for frame in frames:
-        panel = _enlarged(_rgb(video[frame, :, :h, :w]), zoom)
+        panel = _enlarged(video[frame, :, :h, :w], zoom)
         for number, point in enumerate(points):
             _draw(panel, looked, t, frame, point, COLOURS[number % len(COLOURS)], zoom)
         panels.append(_titled(panel, f"frame {frame}" + (", the queries" if frame == t else "")))
     flow, correction = looked.fields(t)
     other = looked.slots[t][1]
-    below = [_titled(_enlarged(_rgb(looked.clean[t]), zoom), "denoised")]
+    below = [_titled(_enlarged(looked.clean[t], zoom), "denoised")]
     for field, words in ((flow, f"flow to frame {other}"), (correction, "its correction")):
         largest = max(1.0, float(field.norm(dim=-1).flatten().quantile(0.99)))
         coloured = cv2.resize(colours(field, largest), (w * zoom, h * zoom), interpolation=cv2.INTER_NEAREST)
@@ -218,12 +210,9 @@ def _draw(
         cv2.circle(panel, at(point), 11, colour, 2, cv2.LINE_AA)
 
 
-def _rgb(frame: Tensor) -> Picture:
-    return np.ascontiguousarray((frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
-
-
-def _enlarged(frame: Picture, zoom: int) -> Picture:
-    return np.ascontiguousarray(frame.repeat(zoom, 0).repeat(zoom, 1))
+def _enlarged(frame: Tensor, zoom: int) -> Picture:
+    picture = levels(frame).permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(picture.repeat(zoom, 0).repeat(zoom, 1))
 
 
 def _titled(panel: Picture, words: str) -> Picture:

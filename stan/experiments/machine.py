@@ -30,3 +30,10 @@ def describe_machine(device: str) -> dict[str, Any]:
         machine["gpu_multiprocessors"] = properties.multi_processor_count
         machine["cuda"] = torch.version.cuda
     return machine
+
+
+def machine_words(machine: dict[str, Any]) -> str:
+    """Device, versions and date, in one phrase."""
+    device = machine.get("gpu", f"{machine['processor']}, {machine['threads']} threads")
+    cuda = f", CUDA {machine['cuda']}" if "cuda" in machine else ""
+    return f"{device}; torch {machine['torch']}{cuda}, Python {machine['python']}, {machine['date']}"

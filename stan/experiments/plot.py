@@ -92,10 +92,7 @@ def _finite(line: Line, chart: Chart) -> list[tuple[float, float, float]]:
     return [
         (x, y, s)
         for (x, y), s in zip(line.points, spread)
-        if math.isfinite(x)
-        and math.isfinite(y)
-        and not (chart.x_log and x <= 0)
-        and not (chart.y_log and y <= 0)
+        if math.isfinite(x + y) and (x > 0 or not chart.x_log) and (y > 0 or not chart.y_log)
     ]
 
 
@@ -161,11 +158,11 @@ class _Canvas:
         for value in self.y.ticks:
             y = self.y.place(value)
             self.segment((_LEFT, y), (WIDTH - _RIGHT, y), _SOFT if value == 0 else _GRID, 1)
-            self.text((_LEFT - 8, y), _number(value), 12, _SOFT, "rm")
+            self.text((_LEFT - 8, y), f"{value:g}", 12, _SOFT, "rm")
         for value in self.x.ticks:
             x = self.x.place(value)
             self.segment((x, self.bottom), (x, self.bottom + 4), _SOFT, 1)
-            word = chart.labels[int(value)] if chart.labels else _number(value)
+            word = chart.labels[int(value)] if chart.labels else f"{value:g}"
             row = int(value) % self.rows if chart.labels else 0
             self.text((x, self.bottom + 14 + _ROW * row), word, 12, _SOFT, "mm")
         self.segment((_LEFT, self.bottom), (WIDTH - _RIGHT, self.bottom), _SOFT, 1)
@@ -222,7 +219,3 @@ class _Canvas:
                 one, two = i / count, min((i + 1) / count, 1)
                 start = ax + (bx - ax) * one, ay + (by - ay) * one
                 self.segment(start, (ax + (bx - ax) * two, ay + (by - ay) * two), colour, 1.4)
-
-
-def _number(value: float) -> str:
-    return f"{value:g}"

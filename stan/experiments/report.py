@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from stan.config import value_text
 from stan.device import choose
 from stan.evaluation.provenance import code, describe, device_name, versions
-from stan.evaluation.results import plain
+from stan.evaluation.results import csv_text, plain
 from stan.experiments.frame import Report, Row, Table
 from stan.experiments.plot import write_chart
 from stan.experiments.run import Plan
@@ -19,52 +17,26 @@ from stan.files import write_text
 
 
 def write_report(plan: Plan, rows: list[Row], report: Report) -> list[Path]:
-    """Write the results of an experiment into its folder.
-
-    Args:
-        plan: what was run.
-        rows: all there is.
-        report: what they say.
-
-    Returns:
-        the files.
-    """
+    """Write the results of an experiment into its folder; gives the files."""
     folder = plan.folder
     charts = {
         name: chart.title
         for name, chart in report.charts.items()
         if write_chart(folder / f"{name}.png", chart)
     }
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     written = {
         "report.md": _markdown(plan, rows, report, charts),
         "results.json": json.dumps(_record(plan, rows, report), indent=1) + "\n",
-        "rows.csv": to_csv(rows),
+        "rows.csv": csv_text([columns, *([row.get(name) for name in columns] for row in rows)]),
     }
     for name, text in written.items():
         write_text(folder / name, text)
     return [folder / name for name in (*written, *(f"{name}.png" for name in charts))]
 
 
-def to_csv(rows: list[Row]) -> str:
-    """One line a row; columns in the order in which rows name them. Lists are written as JSON."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[_cell(row.get(name)) for name in columns] for row in rows])
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return json.dumps(value) if isinstance(value, (list, dict)) else value
-
-
 def _markdown(plan: Plan, rows: list[Row], report: Report, charts: dict[str, str]) -> str:
-    parts = [f"# {plan.title}", plan.question]
+    parts = [f"# {plan.config.title}", plan.config.question]
     parts += ["## What came out", *[f"- {text}" for text in report.conclusions]]
     for table in report.tables:
         parts += [f"## {table.heading}", table_text(table)]
@@ -93,8 +65,8 @@ def _record(plan: Plan, rows: list[Row], report: Report) -> dict[str, Any]:
         {
             "format": 1,
             "experiment": plan.name,
-            "title": plan.title,
-            "question": plan.question,
+            "title": plan.config.title,
+            "question": plan.config.question,
             "command": plan.command,
             "settings": plan.settings,
             "code": code(),

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from stan.config import builtin_configs, read_tree
 from stan.errors import ConfigError, nearest, short
-from stan.experiments.frame import Experiment, Report, Row, run_tasks
+from stan.experiments.frame import Experiment
 from stan.registry import experiments
 from stan.settings import Setting, settings_of
 
@@ -44,7 +41,7 @@ class Plan:
 
     Attributes:
         name: its file's name.
-        title, question: see `ExperimentConfig`.
+        config: what its file says beside the settings of its kind.
         folder: where the results go.
         command: how it was started.
         settings: all settings of its kind.
@@ -52,8 +49,7 @@ class Plan:
     """
 
     name: str
-    title: str
-    question: str
+    config: ExperimentConfig
     folder: Path
     command: str
     settings: dict[str, Any]
@@ -97,16 +93,7 @@ def make_plan(
     assert declared is not None
     experiment = experiments.component(config.kind).factory(folder, declared(**settings))
     command = shlex.join(["stan", "experiment", name, *words, *["--quick"] * quick])
-    return Plan(path.stem, config.title, config.question, folder, command, settings, experiment)
-
-
-def run_experiment(
-    plan: Plan, console: Console | None = None, *, compute: bool = True
-) -> tuple[list[Row], Report]:
-    """Do what is not done yet; give all rows and what they say. Writing is `report.write_report`."""
-    console = console or Console(file=sys.stderr)
-    rows = run_tasks(plan.experiment, console, compute=compute)
-    return rows, plan.experiment.report(rows)
+    return Plan(path.stem, config, folder, command, settings, experiment)
 
 
 def declared_settings(name: str) -> tuple[dict[str, Any], dict[str, Setting]]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 
 from stan.errors import ConfigError
-from stan.experiments.frame import Experiment, Report, Row, Table, Task, group
+from stan.experiments.frame import Experiment, Report, Row, Table, Task, group, one_varied
 from stan.experiments.operator_bench.cases import Case
-from stan.experiments.operator_bench.memory import Prober, available_memory, probe_cuda
+from stan.experiments.operator_bench.memory import Prober
 from stan.experiments.operator_bench.methods import METHODS
 from stan.experiments.plot import Chart, Line
+from stan.inference.memory import free_memory
 from stan.registry import experiments
 from stan.settings import ODD, Count, above, at_least, between
 
@@ -72,11 +73,7 @@ class SearchCost(Experiment):
     """Peak memory and time of one search, forward and backward, by several methods."""
 
     settings: Settings
-
-    def made_by(self) -> Any:
-        """All but what stands in the keys."""
-        varied = {*AXES.values(), "methods"}
-        return {name: value for name, value in vars(self.settings).items() if name not in varied}
+    keyed = (*AXES.values(), "methods")
 
     def tasks(self) -> Iterator[Task]:
         """Each case by each method."""
@@ -88,7 +85,6 @@ class SearchCost(Experiment):
     def cases(self) -> list[Case]:
         """The first of each list, then one list after the other."""
         s = self.settings
-        lists = {axis: getattr(s, name) for axis, name in AXES.items()}
         base = Case(
             "base",
             height=s.height,
@@ -98,48 +94,39 @@ class SearchCost(Experiment):
             temporal_window=s.temporal_window,
             metric="dot",
             flow="smooth",
-            **{axis: values[0] for axis, values in lists.items()},
         )
-        others = [replace(base, **{axis: v}) for axis, values in lists.items() for v in values[1:]]
-        return [base, *others]
+        lists = {axis: getattr(s, name) for axis, name in AXES.items()}
+        return [replace(base, **values) for values in one_varied(lists)]
 
     def _rows(self, case: Case, method: str) -> list[Row]:
         s = self.settings
         rows = []
         for which in ("forward", "forward+backward"):
-            probes = [
-                self._prober.probe(method, case, which)
-                if s.device == "cpu"
-                else probe_cuda(method, case, which)
-                for _ in range(s.repeats)
-            ]
-            seconds = [p.seconds for p in probes if p.seconds is not None]
-            extra = [p.extra for p in probes if p.extra is not None]
-            rows.append(
-                {
-                    "pass": which,
-                    "seconds": min(seconds) if seconds else None,
-                    "extra_bytes": min(extra) if extra else None,
-                    "problem": next((p.problem for p in probes if p.problem is not None), None),
-                }
-            )
+            probes = [self._prober.probe(method, case, which, s.device) for _ in range(s.repeats)]
+            row = {
+                "pass": which,
+                "seconds": min((p.seconds for p in probes if p.seconds is not None), default=None),
+                "extra_bytes": min((p.extra for p in probes if p.extra is not None), default=None),
+                "problem": next((p.problem for p in probes if p.problem is not None), None),
+            }
+            rows.append(row)
         return rows
 
     @functools.cached_property
     def _prober(self) -> Prober:
         """One measuring process for all tasks; it ends with this one."""
         s = self.settings
-        return Prober(int(s.share * available_memory()), s.limit, torch.get_num_threads())
+        return Prober(int(s.share * free_memory(torch.device("cpu"))), s.limit, torch.get_num_threads())
 
     def report(self, rows: list[Row]) -> Report:
         """Multiples of the first method, setting by setting."""
         s = self.settings
-        first, others = s.methods[0], s.methods[1:]
+        first, *others = s.methods
         report = Report()
         report.notes = [
             "Memory is what a call takes beyond its inputs and results, at its peak, in a process of its own; time is "
             f"that of the fastest of {s.repeats} calls by the wall clock, which other work on the machine lengthens: "
-            "times are only good on an idle machine. Metric dot, flow that varies over some 16 pixels.",
+            "times are only good on an idle machine. Metric dot, flow that varies over some 16 pixels."
         ]
         for which in ("forward", "forward+backward"):
             some = [row for row in rows if row["pass"] == which]
@@ -150,22 +137,18 @@ class SearchCost(Experiment):
             )
             for what in PAPER:
                 for other in others:
-                    found = ratios(some, other, first, what)
-                    if found:
+                    if found := ratios(some, other, first, what):
                         report.conclusions.append(_said(which, what, other, first, found))
         forward = [row for row in rows if row["pass"] == "forward"]
         base = {axis: getattr(s, name)[0] for axis, name in AXES.items()}
         for axis, name in AXES.items():
+            places = [{**base, axis: value} for value in sorted(getattr(s, name))]
+            at = [(p[axis], [r for r in forward if {a: r[a] for a in AXES} == p]) for p in places]
             for what in PAPER:
                 lines = []
                 for other in others:
-                    values = sorted(getattr(s, name))
-                    at = [
-                        [r for r in forward if all(r[a] == v for a, v in {**base, axis: x}.items())]
-                        for x in values
-                    ]
-                    factors = [ratios(some, other, first, what) for some in at]
-                    lines.append(Line(other, [(float(x), f[0]) for x, f in zip(values, factors) if f]))
+                    factors = [(float(x), ratios(some, other, first, what)) for x, some in at]
+                    lines.append(Line(other, [(x, found[0]) for x, found in factors if found]))
                 level = (f"paper: {PAPER[what]:g}x", PAPER[what])
                 label = "channels a head" if axis == "channels" else axis
                 title = f"{what.capitalize()} of other searches as a multiple of ours, by {label}"

@@ -82,6 +82,15 @@ def process_memory() -> dict[str, int]:
     return _table("/proc/self/status")
 
 
+def largest_so_far() -> int:
+    """The largest resident size of this process until now, in bytes; 0 if it is not known."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def _table(path: str) -> dict[str, int]:
     """The sizes in a /proc file of lines such as ``VmRSS:   1024 kB``, in bytes."""
     try:

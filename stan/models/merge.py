@@ -126,6 +126,7 @@ class Merge(nn.Module):
         hidden: int = 16,
     ) -> None:
         super().__init__()
+        self.temporal_window = temporal_window
         self.slots = temporal_window + 1 if causal else 2 * temporal_window + 1
         self.patch = patch
         self.search, self.stay = (
@@ -275,7 +276,7 @@ class Merge(nn.Module):
 
     def _searched(self, part: slice, length: int) -> slice:
         """The frames of a clip that those of `part` have matches in: the temporal windows of its first and last."""
-        before = self.follow.temporal_window
+        before = self.temporal_window
         begin, end = (
             max(0, min(t - before, length - self.slots)) for t in (part.start, max(part.start, part.stop - 1))
         )

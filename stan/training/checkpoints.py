@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
+from stan.config import Config
 from stan.errors import CheckpointError, TrainingError
 from stan.files import replacing
-from stan.training.finite import first_not_finite
-from stan.training.module import DenoisingModule
+from stan.training.module import DenoisingModule, StepCallback
 from stan.training.validation import Validation
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -53,6 +54,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
+def first_not_finite(state: Any, place: str = "") -> str | None:
+    """Where in nested tables and lists the first tensor with NaN or infinite values is; None if all are finite."""
+    if isinstance(state, Tensor):
+        return place if state.is_floating_point() and not bool(state.isfinite().all()) else None
+    items: Any = ()
+    if isinstance(state, Mapping):
+        items = state.items()
+    elif isinstance(state, (list, tuple)):
+        items = enumerate(state)
+    found = (first_not_finite(value, f"{place}.{key}" if place else str(key)) for key, value in items)
+    return next((where for where in found if where is not None), None)
+
+
 class _Watched:
     """A file that remembers the system's error."""
 
@@ -71,18 +85,16 @@ class _Watched:
         self.file.flush()
 
 
-class Checkpoints(Callback):
+class Checkpoints(StepCallback):
     """Keeps ``last.ckpt`` (every so many steps and whenever training stops) and the best (highest PSNR).
 
     The best is ``best.ckpt``, those behind it ``best-2.ckpt`` and so on. Also ends a training that no longer gets
     better.
 
     Args:
-        folder: where they go.
+        config: says where they go, how often ``last.ckpt`` is written, how many of the best are kept, and how many
+            validations in a row without a better one end training.
         validation: whose results are compared.
-        every: optimiser steps between writes of ``last.ckpt``.
-        keep: how many of the best are kept.
-        patience: validations in a row without a better one that end training; 0: none do.
         anew: forget the best of a resumed training, whose validation was another one; its file is set aside.
 
     Attributes:
@@ -90,30 +102,19 @@ class Checkpoints(Callback):
         ended_early: whether patience ended this training.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        validation: Validation,
-        *,
-        every: int,
-        keep: int = 1,
-        patience: int = 0,
-        anew: bool = False,
-    ) -> None:
-        self.folder, self.validation = folder, validation
-        self.every, self.keep, self.patience, self.anew = every, keep, patience, anew
+    def __init__(self, config: Config, validation: Validation, *, anew: bool) -> None:
+        self.folder, self.validation, self.anew = Path(config.output), validation, anew
+        self.every = config.trainer.checkpoint_every
+        self.keep, self.patience = config.validation.keep, config.validation.patience
         self.best: list[tuple[float, int]] = []
         self.worse = 0
         self.ended_early = False
         self._saved_step = -1
         self._lost = False
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Write what is due; never in the middle of an accumulated step."""
-        assert isinstance(module, DenoisingModule)
-        if not module.ends_step(batch_idx):
+        if not ends_step:
             return
         if self.validation.result is not None:
             self._compare(trainer, self.validation.result.psnr)
@@ -134,13 +135,11 @@ class Checkpoints(Callback):
         self._lost = True
         module = trainer.lightning_module
         assert isinstance(module, DenoisingModule)
-        connector = (
-            trainer._checkpoint_connector
-        )  # Trainer.save_checkpoint would wait for the other processes
         if module.whole:
             try:
-                if trainer.is_global_zero:
-                    trainer.strategy.save_checkpoint(connector.dump_checkpoint(False), self.folder / LAST)
+                if trainer.is_global_zero:  # Trainer.save_checkpoint would wait for the other processes
+                    state = trainer._checkpoint_connector.dump_checkpoint(False)
+                    trainer.strategy.save_checkpoint(state, self.folder / LAST)
                 return f"{self.folder / LAST} holds the state before them"
             except (CheckpointError, TrainingError):
                 pass

@@ -37,16 +37,10 @@ def open_training_parts(config: Config) -> list[Part]:
         ConfigError: for a part that is not a table of known keys.
     """
     data = config.data
-    common = {
-        "kind": data.kind,
-        "root": data.root,
-        "noisy": data.noisy,
-        "split": data.split,
-        "downscale": data.downscale,
-    }
+    common = {key: getattr(data, key) for key in ("kind", "root", "noisy", "split", "downscale")}
+    known = [*common, "share", "still"]
     parts = []
     for given in data.parts or [{}]:
-        known = [*common, "share", "still"]
         if not isinstance(given, dict):
             raise ConfigError(f"data.parts: {given!r} should be a table with keys of {', '.join(known)}")
         for key in given:
@@ -121,11 +115,7 @@ def training_loader(
         config.data.batch_size, rank=rank, world_size=world_size, start_step=start, steps=ENDLESS
     )
     return DataLoader(
-        samples,
-        batch_sampler=sampler,
-        num_workers=workers,
-        pin_memory=pinned,
-        persistent_workers=workers > 0,
+        samples, batch_sampler=sampler, num_workers=workers, pin_memory=pinned, persistent_workers=workers > 0
     )
 
 
@@ -150,11 +140,7 @@ def fits_memory(config: Config) -> None:
 
 class ClipsModule(pl.LightningDataModule):
     """Feeds batches of uint8 clips `(B, T, 3, crop, crop)` that depend on (seed, step, rank) alone; of pairs
-    `(B, T, 6, crop, crop)`, clean channels before noisy ones.
-
-    Args:
-        config: the resolved configuration.
-    """
+    `(B, T, 6, crop, crop)`, clean channels before noisy ones."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ import dataclasses
 import fnmatch
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from stan.training.checkpoints import LAST
 from stan.training.fit import Fit, fit
 from stan.training.lock import only_training
 from stan.training.module import Replay
-from stan.training.ranks import outside_rank
 from stan.training.validation import open_validation_clips, score
 
 BEFORE = "before.json"
@@ -65,37 +63,26 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     if frozen:
         print(f"{frozen} parameter tensors stay as they are")
     replay = replay_of(checkpoint, config)
-    with only_training(Path(config.output)) if outside_rank() == 0 else nullcontext():
-        return _finetune(config, checkpoint, network, replay)
-
-
-def _finetune(
-    config: Config, checkpoint: str, network: VideoDenoiser, replay: Replay | None
-) -> tuple[Fit, list[Gain]]:
-    """`finetune` in a folder that no other training has."""
     levels = gain_levels(network, config)
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    resuming = config.resume != "never" and (output / LAST).exists() and (output / BEFORE).exists()
-    if resuming:
-        before = {
-            float(sigma): tuple(pair) for sigma, pair in json.loads((output / BEFORE).read_text()).items()
-        }
-    else:
-        before = validate(network, config, list(levels))
-        write_text(output / BEFORE, json.dumps({str(sigma): pair for sigma, pair in before.items()}))
-
-    state = optimizer_state(Path(checkpoint)) if config.finetune.keep_optimizer else None
-    result = fit(config, network, label="finetune", optimizer_state=state, replay=replay)
-    if result.interrupted:
-        return result, []
-    after = validate(result.network, config, list(levels))
-    gains = [
-        Gain(sigma, origin, before[sigma][0], before[sigma][1], after[sigma][1])
-        for sigma, origin in levels.items()
-    ]
-    report = {"checkpoint": checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
-    write_text(output / REPORT, json.dumps(report, indent=2) + "\n")
+    with only_training(output):
+        if config.resume != "never" and (output / LAST).exists() and (output / BEFORE).exists():
+            known = json.loads((output / BEFORE).read_text())
+            before = {float(sigma): tuple(pair) for sigma, pair in known.items()}
+        else:
+            before = validate(network, config, list(levels))
+            write_text(output / BEFORE, json.dumps({str(sigma): pair for sigma, pair in before.items()}))
+        state = optimizer_state(Path(checkpoint)) if config.finetune.keep_optimizer else None
+        result = fit(config, network, label="finetune", optimizer_state=state, replay=replay)
+        if result.interrupted:
+            return result, []
+        after = validate(result.network, config, list(levels))
+        gains = [
+            Gain(sigma, origin, before[sigma][0], before[sigma][1], after[sigma][1])
+            for sigma, origin in levels.items()
+        ]
+        report = {"checkpoint": checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
+        write_text(output / REPORT, json.dumps(report, indent=2) + "\n")
     return result, gains
 
 
@@ -119,23 +106,15 @@ def validate(network: VideoDenoiser, config: Config, sigmas: list[float]) -> dic
     worse = degradation.build(config.task, **config.task_settings)
     clips = open_validation_clips(config)
     network = network.to(device).eval()
-    results: dict[float, tuple[float, float]] = {}
     jobs = [(sigma, index) for sigma in sigmas for index in range(len(clips))]
-    sums: dict[float, list[float]] = {sigma: [0.0, 0.0] for sigma in sigmas}
-    for sigma, index in track(
-        jobs,
-        description="validate",
-        transient=True,
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    ):
+    sums = {sigma: [0.0, 0.0] for sigma in sigmas}
+    console, hidden = Console(stderr=True), not sys.stderr.isatty()
+    for sigma, index in track(jobs, "validate", console=console, transient=True, disable=hidden):
         result = score(network, clips[index], sigma, noise, worse, config.seed, device)
         sums[sigma][0] += result.psnr_noisy
         sums[sigma][1] += result.psnr
-    for sigma, (noisy, denoised) in sums.items():
-        results[sigma] = noisy / len(clips), denoised / len(clips)
     network.cpu()
-    return results
+    return {sigma: (noisy / len(clips), denoised / len(clips)) for sigma, (noisy, denoised) in sums.items()}
 
 
 def freeze(network: VideoDenoiser, patterns: list[str]) -> int:

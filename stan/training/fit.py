@@ -11,62 +11,61 @@ import torch
 
 from stan import models
 from stan.config import Config, to_yaml
-from stan.errors import CheckpointError
 from stan.files import write_text
 from stan.models import VideoDenoiser
 from stan.training.checkpoints import BEST, LAST, Checkpoints
 from stan.training.data_module import ClipsModule
-from stan.training.groups import named_groups
 from stan.training.health import Health
 from stan.training.lock import only_training
-from stan.training.loggers import build_loggers
 from stan.training.module import DenoisingModule, Replay
-from stan.training.pictures import Pictures
+from stan.training.optimizer import named_groups
 from stan.training.progress import TrainingProgress
 from stan.training.ranks import outside_rank, run_together, started_from_outside
-from stan.training.record import SUMMARY, TrainingLog, header, memory_gib, write_summary
+from stan.training.record import TrainingLog, header, memory_gib, write_summary
 from stan.training.resuming import Start, plan_start
 from stan.training.stopping import CalmStop, StopNow
-from stan.training.trainer import build_trainer, quiet_lightning
+from stan.training.trainer import build_loggers, build_trainer, quiet_lightning
 from stan.training.validation import Validation
 from stan.version import __version__
 
 
 @dataclass(frozen=True)
-class Fit:
+class Outcome:
+    """What one process of a training says when it is done; see `Fit`."""
+
+    steps: int
+    best_psnr: float | None
+    interrupted: bool
+    ended_early: bool
+
+
+@dataclass(frozen=True)
+class Fit(Outcome):
     """What a training left behind.
 
     Attributes:
-        output: the folder.
-        last: the newest checkpoint.
-        best: the checkpoint of the highest validation PSNR, if any validation ran.
-        best_psnr: that PSNR in dB.
         steps: optimiser steps done in all.
-        seconds: time this call took.
+        best_psnr: the highest validation PSNR in dB, if any validation ran.
         interrupted: stopped by Ctrl-C before the last step.
         ended_early: stopped because validations no longer got better (``validation.patience``).
+        output: the folder.
+        seconds: time this call took.
         network: the trained network, averaged weights, in eval mode on the CPU.
     """
 
     output: Path
-    last: Path
-    best: Path | None
-    best_psnr: float | None
-    steps: int
     seconds: float
-    interrupted: bool
-    ended_early: bool
     network: VideoDenoiser
 
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.output / LAST
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one process of a training says when it is done."""
-
-    steps: int
-    best_psnr: float | None
-    interrupted: bool
-    ended_early: bool
+    @property
+    def best(self) -> Path | None:
+        """The checkpoint of the highest validation PSNR."""
+        return self.output / BEST if self.best_psnr is not None else None
 
 
 def build_network(config: Config) -> VideoDenoiser:
@@ -111,43 +110,27 @@ def fit(
     started = time.monotonic()
     with quiet_lightning():
         trainer = build_trainer(config)
-    if outside_rank() > 0:  # the first process locks, tells and writes
-        start = plan_start(config, network)
-        job = Job(config, network, label, start, optimizer_state, replay)
-        outcome = job.run()
-        return _fit(output, outcome, job.network, started)
+    device, devices = trainer.strategy.root_device, trainer.num_devices
+    first = outside_rank() == 0  # that process tells and writes
     with only_training(output):
         start = plan_start(config, network)
-        if start.step >= config.trainer.max_steps:
-            print(f"{start.path} has {start.step} steps already: raise trainer.max_steps to go on")
-        named_groups(network, config.optimizer.rates, config.optimizer.lr)  # a wrong pattern is told here
-        ClipsModule(config).prepare_data()
-        device, devices = trainer.strategy.root_device, trainer.num_devices
-        print(header(config, network, start, device, devices), flush=True)
-        if start.step < config.trainer.max_steps:
-            write_text(output / "config.yaml", to_yaml(config))
+        if first:
+            if start.step >= config.trainer.max_steps:
+                print(f"{start.path} has {start.step} steps already: raise trainer.max_steps to go on")
+            named_groups(network, config.optimizer.rates, config.optimizer.lr)  # a wrong pattern is told here
+            ClipsModule(config).prepare_data()
+            print(header(config, network, start, device, devices), flush=True)
+            if start.step < config.trainer.max_steps:
+                write_text(output / "config.yaml", to_yaml(config))
         job = Job(config, network, label, start, optimizer_state, replay)
-        if devices > 1 and not started_from_outside():
+        if first and devices > 1 and not started_from_outside():
             outcome = run_together(job, devices, config.imports, output)
             network = models.load(output / LAST)
         else:
             outcome = job.run()
             network = job.network
-    return _fit(output, outcome, network, started)
-
-
-def _fit(output: Path, outcome: Outcome, network: VideoDenoiser, started: float) -> Fit:
-    return Fit(
-        output=output,
-        last=output / LAST,
-        best=output / BEST if outcome.best_psnr is not None else None,
-        best_psnr=outcome.best_psnr,
-        steps=outcome.steps,
-        seconds=time.monotonic() - started,
-        interrupted=outcome.interrupted,
-        ended_early=outcome.ended_early,
-        network=network,
-    )
+    seconds = time.monotonic() - started
+    return Fit(**vars(outcome), output=output, seconds=seconds, network=network)
 
 
 @dataclass
@@ -164,28 +147,17 @@ class Job:
     def run(self) -> Outcome:
         """Train, alone or as the rank that the environment says; leaves ``summary.json`` whatever happens."""
         config, output = self.config, Path(self.config.output)
-        module = DenoisingModule(self.network, config, self.replay)
+        module = DenoisingModule(self.network, config, self.replay, self.optimizer_state)
         module.starts = self.start.starts
-        if self.optimizer_state is not None:
-            module.start_optimizer_from(self.optimizer_state)
-        options = config.validation
-        validation = Validation(options.every)
-        checkpoints = Checkpoints(
-            output,
-            validation,
-            every=config.trainer.checkpoint_every,
-            keep=options.keep,
-            patience=options.patience,
-            anew=self.start.new_validation,
-        )
+        validation = Validation(config.validation.every)
+        checkpoints = Checkpoints(config, validation, anew=self.start.new_validation)
         health = Health(output, config.trainer.max_skips, checkpoints)
-        log, stop = TrainingLog(config.trainer.log_every, health, validation), CalmStop()
+        log, stop = TrainingLog(output, config.trainer.log_every, health, validation), CalmStop()
         progress = TrainingProgress(self.label, validation)
-        pictures = Pictures(output / "images", validation)
         began = time.monotonic()
         ended = "failed"
         with quiet_lightning():
-            callbacks = [health, validation, checkpoints, pictures, progress, stop, log]
+            callbacks = [health, validation, checkpoints, progress, stop, log]
             trainer = build_trainer(config, callbacks, build_loggers(config))
             try:
                 trainer.fit(module, datamodule=ClipsModule(config), ckpt_path=self.start.path)
@@ -199,14 +171,13 @@ class Job:
                 raise
             finally:
                 if trainer.is_global_zero and self.start.step < config.trainer.max_steps:
-                    best = [{"psnr": psnr, "step": step} for psnr, step in checkpoints.best]
                     values = {
                         "ended": ended,
                         "steps": trainer.global_step,
                         "max_steps": config.trainer.max_steps,
                         "seconds": round(time.monotonic() - began, 2),
                         "skipped_steps": health.skipped,
-                        "best": best,
+                        "best": [{"psnr": psnr, "step": step} for psnr, step in checkpoints.best],
                         "newest": log.newest,
                         "network": self.network.name,
                         "parameters": sum(p.numel() for p in self.network.parameters()),
@@ -217,15 +188,7 @@ class Job:
                         "starts": self.start.starts,
                         "version": __version__,
                     }
-                    _write_summary(output, values)
+                    write_summary(output, values)
         self.network = module.best_network.cpu().eval()
         best_psnr = checkpoints.best[0][0] if checkpoints.best else None
         return Outcome(trainer.global_step, best_psnr, ended == "interrupted", checkpoints.ended_early)
-
-
-def _write_summary(output: Path, values: dict[str, Any]) -> None:
-    try:
-        write_summary(output, values)
-    except OSError as error:
-        if values["ended"] == "done":
-            raise CheckpointError(f"cannot write {output / SUMMARY}: {error.strerror}") from error

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 
 from stan.errors import TrainingError
 from stan.files import replacing
 from stan.training.checkpoints import Checkpoints
-from stan.training.module import DenoisingModule
+from stan.training.module import DenoisingModule, StepCallback
 
 
-class Health(Callback):
+class Health(StepCallback):
     """Counts the steps that were skipped because a loss or gradient was not finite, and ends a training that is lost.
 
     The first batch of each row of such steps is written to the output folder.
@@ -34,17 +33,13 @@ class Health(Callback):
         self.skipped = self.row = 0
         self._kept: Path | None = None
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Look at the batch, and at the step where it ends one."""
-        assert isinstance(module, DenoisingModule)
         module.whole = True
         bad = not bool(module.seen["loss"].isfinite())
-        ends = module.ends_step(batch_idx)
-        if (bad or (ends and module.skipped)) and self.row == 0 and self._kept is None:
+        if (bad or (ends_step and module.skipped)) and self.row == 0 and self._kept is None:
             self._kept = self._keep(trainer, module)
-        if not ends:
+        if not ends_step:
             return
         if not module.skipped:
             self.row, self._kept = 0, None

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stan.errors import TrainingError
+from stan.training.ranks import outside_rank
 
 try:
     import fcntl
@@ -30,6 +31,9 @@ def only_training(folder: Path) -> Iterator[None]:
     Raises:
         TrainingError: when another training has the folder.
     """
+    if outside_rank() > 0:  # the first process has it for all
+        yield
+        return
     made = [place.absolute() for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()

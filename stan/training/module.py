@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from stan import losses
@@ -19,9 +20,7 @@ from stan.data.pairs import RECORDED
 from stan.data.sources import takes_noisy
 from stan.models import Trained, VideoDenoiser
 from stan.models.checkpoint import describe
-from stan.training.ema import moving_average
-from stan.training.groups import fitted_state, named_groups
-from stan.training.schedule import learning_rate_factor
+from stan.training.optimizer import fitted_state, learning_rate_factor, moving_average, named_groups
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class DenoisingModule(pl.LightningModule):
         model: the network.
         config: the resolved configuration.
         replay: noise of an earlier training to keep up.
+        optimizer_state: the moments that a fresh run starts from, see `optimizer.fitted_state`; the rates stay ours.
 
     Attributes:
         best_network: what is validated and used afterwards: the moving average, or the network itself.
@@ -58,7 +58,13 @@ class DenoisingModule(pl.LightningModule):
         starts: at which steps this training was started, and what was changed there.
     """
 
-    def __init__(self, model: VideoDenoiser, config: Config, replay: Replay | None = None) -> None:
+    def __init__(
+        self,
+        model: VideoDenoiser,
+        config: Config,
+        replay: Replay | None = None,
+        optimizer_state: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.replay = config, replay
         self.model = model
@@ -67,17 +73,16 @@ class DenoisingModule(pl.LightningModule):
         self.degradation = degradation.build(config.task, **config.task_settings)
         self.noise = build(config.noise.kind, **config.noise.settings)
         self.sigmas = parse_sigma(config.noise.sigma)
-        self.validation_sigmas = validation_sigmas(config, self.sigmas.low, self.sigmas.high)
+        middle = round((self.sigmas.low + self.sigmas.high) / 2, 3)
+        self.validation_sigmas = list(config.validation.sigmas or [middle])
+        if takes_noisy(config.data.kind):  # pairs have one level
+            self.validation_sigmas = [self.sigmas.low]
         self.seen: dict[str, Tensor] = {}
         self.skipped, self.whole = False, True
         self.gradient_norm = self.rate = 0.0
         self.starts: list[dict[str, Any]] = []
         self._micro_step = 0
-        self._optimizer_state: dict[str, Any] | None = None
-
-    def start_optimizer_from(self, state: dict[str, Any]) -> None:
-        """Let a fresh run start from the moments of ``state``, see `groups.fitted_state`; the rates stay ours."""
-        self._optimizer_state = state
+        self._optimizer_state = optimizer_state
 
     @property
     def best_network(self) -> VideoDenoiser:
@@ -92,13 +97,11 @@ class DenoisingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Hand a kept optimiser state over, unless this run resumes one of its own."""
-        if self._optimizer_state is not None and self.global_step == 0:
+        state = self._optimizer_state
+        if state is not None and self.global_step == 0:
             optimizer = self.optimizers(use_pl_optimizer=False)
             assert isinstance(optimizer, torch.optim.Optimizer)
-            names = self._optimizer_state.get("names") or [name for name, _ in self.model.named_parameters()]
-            optimizer.load_state_dict(
-                fitted_state(self._optimizer_state, optimizer, self._parameter_names, names)
-            )
+            optimizer.load_state_dict(self._fitted(state, optimizer, state.get("names")))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key the draws that layers take from torch's global generator."""
@@ -125,9 +128,8 @@ class DenoisingModule(pl.LightningModule):
         mse = (denoised.detach().float().clamp(0, 1) - clean).square().flatten(1).mean(1)  # (B,)
         psnr = -10 * torch.log10(mse.clamp_min(1e-10)).mean()
         self.seen = {"clean": batch, "noisy": noisy, "sigma": sigma, "loss": loss.detach(), "psnr": psnr}
-        return loss * (
-            1 + 0 * loss.detach()
-        )  # a loss that is not finite spoils every gradient, of all processes
+        # A loss that is not finite spoils every gradient, of all processes.
+        return loss * (1 + 0 * loss.detach())
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Scale gradients down to ``optimizer.clip_norm``; drop them all if one is not finite.
@@ -199,10 +201,9 @@ class DenoisingModule(pl.LightningModule):
         for count in (progress["total"], progress["current"]):
             count.update(ready=done, started=done, processed=done, completed=max(0, done - 1))
 
-        names = checkpoint.get("parameter_names") or [name for name, _ in self.model.named_parameters()]
         factor = self._rate_factor(steps)
         optimizer = self.configure_optimizers()["optimizer"]  # the trainer's is not there yet
-        state = fitted_state(checkpoint["optimizer_states"][0], optimizer, self._parameter_names, names)
+        state = self._fitted(checkpoint["optimizer_states"][0], optimizer, checkpoint.get("parameter_names"))
         for group in state["param_groups"]:
             group["lr"] = group["initial_lr"] * factor
         checkpoint["optimizer_states"] = [state]
@@ -219,6 +220,13 @@ class DenoisingModule(pl.LightningModule):
             weights["ema.n_averaged"] = torch.zeros_like(self.ema.n_averaged)
             for key in self.model.state_dict():
                 weights[f"ema.module.{key}"] = weights[f"model.{key}"].clone()
+
+    def _fitted(
+        self, state: dict[str, Any], optimizer: torch.optim.Optimizer, names_then: list[str] | None
+    ) -> dict[str, Any]:
+        """`fitted_state`, of states that do not say their names too: those are in the order of the network."""
+        names_then = names_then or [name for name, _ in self.model.named_parameters()]
+        return fitted_state(state, optimizer, self._parameter_names, names_then)
 
     def _fuses(self) -> bool:
         """Whether AdamW changes a tensor in one pass: on a CPU several times as fast, and the same but for rounding.
@@ -257,8 +265,15 @@ class DenoisingModule(pl.LightningModule):
         return torch.where(back[:, None, None, None, None], earlier, noisy), torch.where(back, level, sigma)
 
 
-def validation_sigmas(config: Config, low: float, high: float) -> list[float]:
-    """The levels to validate at: those of the configuration, else the middle of the range; of pairs their one."""
-    if takes_noisy(config.data.kind):
-        return [low]
-    return list(config.validation.sigmas or [round((low + high) / 2, 3)])
+class StepCallback(Callback):
+    """A callback that looks at each batch of a `DenoisingModule`."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Hand over to `after_batch`."""
+        assert isinstance(module, DenoisingModule)
+        self.after_batch(trainer, module, module.ends_step(batch_idx))
+
+    def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
+        """Look at the batch, of which `module.seen` tells, and at the optimiser step where it ends one."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,13 +16,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from stan.training.module import DenoisingModule
+from stan.training.module import DenoisingModule, StepCallback
 from stan.training.validation import Validated, Validation
 
 SMOOTHING = 0.9
 
 
-class TrainingProgress(Callback):
+class TrainingProgress(StepCallback):
     """A bar on a terminal; a plain line every few seconds where standard error is a file or a pipe.
 
     Args:
@@ -65,12 +63,9 @@ class TrainingProgress(Callback):
             )
             self.progress.start()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Show the running means, and what a validation found."""
-        assert isinstance(module, DenoisingModule)
-        self._samples += len(batch) * trainer.world_size
+        self._samples += len(module.seen["clean"]) * trainer.world_size
         for key in ("loss", "psnr"):
             new = float(module.seen[key])
             if math.isfinite(new):
@@ -90,13 +85,13 @@ class TrainingProgress(Callback):
 
     def _tell(self, found: Validated) -> None:
         self._validation = f"val {found.psnr:.2f} dB"
-        console = self.progress.console if self.progress is not None else self.console
-        console.print(
+        self._print(
             f"step {found.step}: validation PSNR {found.psnr:.2f} dB, SSIM {found.ssim:.4f} "
-            f"(noisy {found.psnr_noisy:.2f} dB)",
-            highlight=False,
-            soft_wrap=True,
+            f"(noisy {found.psnr_noisy:.2f} dB)"
         )
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take the bar down."""
@@ -122,11 +117,7 @@ class TrainingProgress(Callback):
         done = trainer.global_step - self._start_step
         left = (trainer.max_steps - trainer.global_step) * (now - self._start) / max(1, done)
         step = f"{trainer.global_step}/{trainer.max_steps}"
-        self.console.print(
-            f"{self.label} {step} {self._numbers(now)}, {_clock(left)} left",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._print(f"{self.label} {step} {self._numbers(now)}, {_clock(left)} left")
 
 
 def _clock(seconds: float) -> str:

@@ -7,7 +7,6 @@ import io
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -63,6 +62,7 @@ def run_together(job: Any, count: int, imports: list[str], folder: Path) -> Any:
         KeyboardInterrupt: when they were stopped at once.
     """
     import torch
+    from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
     buffer = io.BytesIO()
     torch.save(job, buffer)  # bytes: tensors handed over as such would be shared memory
@@ -70,7 +70,7 @@ def run_together(job: Any, count: int, imports: list[str], folder: Path) -> Any:
     context.set_forkserver_preload(["stan.training"])
     address = {
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(find_free_network_port()),
         "NODE_RANK": os.environ.get("NODE_RANK", "0"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
     }
@@ -105,12 +105,12 @@ def _watch(processes: list[ForkServerProcess], pipes: list[connection.Connection
             with contextlib.suppress(EOFError, OSError):
                 if rank not in said and pipes[rank].poll():
                     said[rank] = pipes[rank].recv()
-            if ended or (rank in said and isinstance(said[rank], Failure)):
-                if (processes[rank].exitcode or isinstance(said.get(rank), Failure)) and deadline is None:
-                    first, deadline = rank, time.monotonic() + GRACE
-                if ended:
-                    processes[rank].join()
-                    left.discard(rank)
+            failed = processes[rank].exitcode or isinstance(said.get(rank), Failure)
+            if failed and deadline is None:
+                first, deadline = rank, time.monotonic() + GRACE
+            if ended:
+                processes[rank].join()
+                left.discard(rank)
         if deadline is not None and time.monotonic() > deadline:
             for rank in left - killed:
                 killed.add(rank)
@@ -127,13 +127,10 @@ def _watch(processes: list[ForkServerProcess], pipes: list[connection.Connection
             f"process {dead[0]} of {len(processes)} of the training is {how}: out of memory, or ended from outside; "
             "the same command goes on from the last checkpoint"
         )
-    failures = {rank: failure for rank, failure in said.items() if isinstance(failure, Failure)}
-    earliest = min(failures, key=lambda rank: failures[rank].when) if failures else first
-    assert earliest is not None
-    rank = earliest
-    if rank not in failures:
-        raise TrainingError(f"process {rank} of {len(processes)} of the training ended without a word")
-    failure = failures[rank]
+    failures = [(rank, failure) for rank, failure in said.items() if isinstance(failure, Failure)]
+    if not failures:
+        raise TrainingError(f"process {first} of {len(processes)} of the training ended without a word")
+    rank, failure = min(failures, key=lambda pair: pair[1].when)
     if not failure.trace:
         raise TrainingError(failure.line)
     path = folder / f"error-rank{rank}.txt"
@@ -186,18 +183,11 @@ def _signals_go_to(processes: list[Any]) -> Iterator[None]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, number)
 
-    numbers: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        numbers = ()
+    here = threading.current_thread() is threading.main_thread()  # elsewhere Python takes no handler
+    numbers = (signal.SIGINT, signal.SIGTERM) if here else ()
     previous = {number: signal.signal(number, send_on) for number in numbers}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

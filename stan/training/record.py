@@ -1,41 +1,44 @@
-"""The record of a training: a header when it starts, a log while it runs, ``summary.json`` when it ends."""
+"""The record of a training: a header when it starts, a log and pictures on the way, ``summary.json`` at the end."""
 
 from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from torchvision.io import encode_png
 
 from stan.config import Config, to_dict
 from stan.data.clips import Clip
 from stan.data.sources import takes_noisy
+from stan.errors import CheckpointError
 from stan.files import write_text
+from stan.inference.memory import largest_so_far
 from stan.inference.recorded import estimated_levels
 from stan.models import VideoDenoiser
 from stan.ops import backend
 from stan.training.data_module import open_training_parts
 from stan.training.health import Health
-from stan.training.module import DenoisingModule
+from stan.training.module import DenoisingModule, StepCallback
 from stan.training.resuming import Start
-from stan.training.validation import Validation
+from stan.training.validation import Validated, Validation
 
 SUMMARY = "summary.json"
 
 
-class TrainingLog(Callback):
-    """Writes loss, PSNR, learning rate, gradient norm, waiting for data, speed and memory to the loggers.
+class TrainingLog(StepCallback):
+    """Writes loss, PSNR, learning rate, gradient norm, waiting for data, speed and memory to the loggers; and pictures.
 
     Steps count as everywhere else: the first is 1. Loss and PSNR are means over the clips of all processes.
 
     Args:
+        output: the output folder.
         every: steps between entries.
         health: counts the skipped steps.
         validation: whose results are entered too.
@@ -44,8 +47,8 @@ class TrainingLog(Callback):
         newest: the newest values, by name.
     """
 
-    def __init__(self, every: int, health: Health, validation: Validation) -> None:
-        self.every, self.health, self.validation = every, health, validation
+    def __init__(self, output: Path, every: int, health: Health, validation: Validation) -> None:
+        self.output, self.every, self.health, self.validation = output, every, health, validation
         self.newest: dict[str, float] = {}
         self._step: list[torch.Tensor] = []  # (2,) loss and PSNR of each batch of the step at hand
         self._ended = self._since = 0.0
@@ -64,20 +67,19 @@ class TrainingLog(Callback):
         """The batch is here: add the time it was waited for."""
         self._waited += time.monotonic() - self._ended
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Enter what is due."""
-        assert isinstance(module, DenoisingModule)
-        self._samples += len(batch) * trainer.world_size
+        self._samples += len(module.seen["clean"]) * trainer.world_size
         self._step.append(torch.stack([module.seen["loss"], module.seen["psnr"]]))
-        if module.ends_step(batch_idx):
+        if ends_step:
             if trainer.global_step % self.every == 0:
                 self._enter(trainer, module)
             self._step = []
             if (found := self.validation.result) is not None:
                 figures = {"psnr": found.psnr, "ssim": found.ssim, "psnr_noisy": found.psnr_noisy}
                 self._write(trainer, {f"val/{name}": value for name, value in figures.items()})
+                if trainer.is_global_zero:
+                    write_pictures(found, self.output / "images", trainer.loggers)
         self._ended = time.monotonic()
 
     def _enter(self, trainer: pl.Trainer, module: DenoisingModule) -> None:
@@ -107,12 +109,37 @@ class TrainingLog(Callback):
             logger.save()
 
 
+def write_pictures(found: Validated, folder: Path, loggers: Sequence[Logger]) -> None:
+    """The middle frames of the first clips: noisy, denoised and clean side by side.
+
+    Args:
+        found: what the validation found.
+        folder: receives ``step-000500-SEQUENCE-sigma30.png``.
+        loggers: those that take pictures (wandb and tensorboard) get them too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for clip, sigma, result in found.shown:
+        middle = len(clip.clean) // 2
+        frames = [result.noisy[middle], result.denoised[middle], clip.clean[middle].float() / 255]
+        sheet = torch.cat(frames, dim=-1).clamp(0, 1)  # (3, H, 3 W)
+        levels = (sheet * 255).round().byte()
+        label = f"{clip.name}-sigma{sigma:g}"
+        path = folder / f"step-{found.step:06d}-{label}.png"
+        path.write_bytes(encode_png(levels).numpy().tobytes())
+        caption = f"noisy | denoised | clean, {result.psnr_noisy:.2f} -> {result.psnr:.2f} dB"
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                picture = levels.permute(1, 2, 0).numpy()  # (H, W, 3)
+                logger.log_image(f"validation/{label}", [picture], caption=[caption])
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(f"validation/{label}", sheet, found.step)
+
+
 def memory_gib(device: torch.device) -> float:
     """The most memory used so far, GiB: of a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return largest_so_far() / 2**30
 
 
 def _noise_words(config: Config, network: VideoDenoiser, clips: list[Clip]) -> str:
@@ -152,7 +179,10 @@ def header(config: Config, network: VideoDenoiser, start: Start, device: torch.d
 
 
 def write_summary(folder: Path, values: dict[str, Any]) -> None:
-    """Write ``summary.json``; figures that are not finite become null."""
+    """Write ``summary.json``; figures that are not finite become null. Only a training that is done fails by it."""
     newest = {key: value if math.isfinite(value) else None for key, value in values["newest"].items()}
-    values = {**values, "newest": newest}
-    write_text(folder / SUMMARY, json.dumps(values, indent=2, default=str) + "\n")
+    try:
+        write_text(folder / SUMMARY, json.dumps({**values, "newest": newest}, indent=2, default=str) + "\n")
+    except OSError as error:
+        if values["ended"] == "done":
+            raise CheckpointError(f"cannot write {folder / SUMMARY}: {error.strerror}") from error

@@ -9,16 +9,15 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
 
-from stan.training.module import DenoisingModule
+from stan.training.module import DenoisingModule, StepCallback
 
 
 class StopNow(BaseException):
     """A second signal: stop without waiting for the step at hand."""
 
 
-class CalmStop(Callback):
+class CalmStop(StepCallback):
     """On Ctrl-C or SIGTERM ends training after the step at hand, so that the saved state is a whole one.
 
     A signal that reaches one process of several stops all of them after the same step. A second one interrupts
@@ -49,12 +48,9 @@ class CalmStop(Callback):
 
         self._previous = {number: signal.signal(number, stop) for number in self.SIGNALS}
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Agree with the other processes, between two steps."""
-        assert isinstance(module, DenoisingModule)
-        if not module.ends_step(batch_idx):
+        if not ends_step:
             return
         stop = self._asked
         if trainer.world_size > 1:

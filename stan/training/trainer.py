@@ -1,15 +1,18 @@
-"""Lightning's Trainer for a configuration, or one line that says why there is none."""
+"""Lightning's Trainer and loggers for a configuration, or one line that says why there are none."""
 
 from __future__ import annotations
 
 import logging
+import netrc
 import os
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from stan.config import Config
@@ -68,16 +71,49 @@ def build_trainer(
     return trainer
 
 
-class quiet_lightning:
-    """Mutes notices of Lightning and torch about things that are on purpose here, for the length of a `with` block."""
+def build_loggers(config: Config) -> list[Logger]:
+    """The loggers that ``config.logger`` names, writing into the output folder.
 
-    def __enter__(self) -> None:
-        self.loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-        self.levels = [logger.level for logger in self.loggers]
-        for logger in self.loggers:
+    Raises:
+        ConfigError: when a package is not installed.
+    """
+    names = [config.logger] if isinstance(config.logger, str) else config.logger
+    return [_logger(name, config.output) for name in dict.fromkeys(names) if name != "none"]
+
+
+def _logger(name: str, output: str) -> Logger:
+    if name == "tensorboard":
+        try:
+            return TensorBoardLogger(output, name="tensorboard", default_hp_metric=False)
+        except ModuleNotFoundError:
+            raise ConfigError(
+                "logger=tensorboard needs its package: pip install 'stan-video[tensorboard]'"
+            ) from None
+    if name == "wandb":
+        offline = "WANDB_MODE" not in os.environ and not _wandb_account()
+        return WandbLogger(project="stan", name=Path(output).name, save_dir=output, offline=offline)
+    return CSVLogger(output, name="csv")
+
+
+def _wandb_account() -> bool:
+    """Whether a wandb key is at hand; without one the run is kept on disk, to be synced later."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is not None  # where `wandb login` keeps it
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Mute notices of Lightning and torch about things that are on purpose here, for the length of a `with` block."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for logger in loggers:
             logger.setLevel(logging.WARNING)
-        self.warnings = warnings.catch_warnings()
-        self.warnings.__enter__()
         for message in (
             "does not have many workers",
             "This DataLoader will create",  # more workers than processors: slower, not wrong
@@ -88,8 +124,8 @@ class quiet_lightning:
             "Grad strides do not match bucket view",  # 1x1 convolutions in channels_last: harmless
         ):
             warnings.filterwarnings("ignore", message=f".*{message}.*")
-
-    def __exit__(self, *details: Any) -> None:
-        self.warnings.__exit__(*details)
-        for logger, level in zip(self.loggers, self.levels):
-            logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)

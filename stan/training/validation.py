@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,7 +18,7 @@ from stan.data.pairs import PairedClip
 from stan.data.sources import open_clips
 from stan.metrics import psnr, ssim
 from stan.models import VideoDenoiser
-from stan.training.module import DenoisingModule
+from stan.training.module import DenoisingModule, StepCallback
 
 
 class ValidationClip(NamedTuple):
@@ -53,25 +52,25 @@ class ValidationClips(Dataset[ValidationClip]):
         return ValidationClip(clip.name, self._cut(clip), noisy)
 
     def _cut(self, clip: Clip) -> Tensor:
-        frames = clip.read(0, min(self.frames or len(clip), len(clip)))
-        height, width = frames.shape[-2:]
-        if self.crop:
-            top, left = max(0, (height - self.crop) // 2), max(0, (width - self.crop) // 2)
-            frames = frames[..., top : top + self.crop, left : left + self.crop]
-        return frames.contiguous()
+        return central_square(clip.read(0, min(self.frames or len(clip), len(clip))), self.crop)
+
+
+def central_square(frames: Tensor, side: int) -> Tensor:
+    """The middle `side` x `side` pixels of `(..., H, W)`, or as many as there are; 0: all."""
+    if side:
+        top, left = (max(0, (length - side) // 2) for length in frames.shape[-2:])
+        frames = frames[..., top : top + side, left : left + side]
+    return frames.contiguous()
 
 
 def open_validation_clips(config: Config) -> ValidationClips:
     """The part of the validation sequences that is used."""
     data = config.data
-    root, noisy = (
-        (data.validation_root, data.validation_noisy) if data.validation_root else (data.root, data.noisy)
-    )
-    clips = cached(
-        open_clips(data.kind, root, data.validation_split, noisy),
-        config.data.cache,
-        downscale=config.data.downscale,
-    )
+    root, noisy = data.root, data.noisy
+    if data.validation_root:
+        root, noisy = data.validation_root, data.validation_noisy
+    clips = open_clips(data.kind, root, data.validation_split, noisy)
+    clips = cached(clips, data.cache, downscale=data.downscale)
     options = config.validation
     return ValidationClips(clips, frames=options.frames, crop=options.crop, sequences=options.sequences)
 
@@ -134,7 +133,7 @@ class Validated(NamedTuple):
     shown: list[tuple[ValidationClip, float, Score]]  # of the first clips, for pictures
 
 
-class Validation(Callback):
+class Validation(StepCallback):
     """Scores the averaged network every so many steps and after the last one.
 
     The clips are shared out over the processes, which need not get equally many.
@@ -153,25 +152,18 @@ class Validation(Callback):
         self.result: Validated | None = None
         self._clips: ValidationClips | None = None
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Validate where it is due."""
-        assert isinstance(module, DenoisingModule)
         self.result = None
         step = trainer.global_step
-        if (
-            self.every
-            and module.ends_step(batch_idx)
-            and (step % self.every == 0 or step == trainer.max_steps)
-        ):
+        if self.every and ends_step and (step % self.every == 0 or step == trainer.max_steps):
             self.result = self._run(trainer, module)
 
     def _run(self, trainer: pl.Trainer, module: DenoisingModule) -> Validated:
         if self._clips is None:
             self._clips = open_validation_clips(module.config)
         network = module.best_network
-        training = network.training
+        training, seed = network.training, module.config.seed
         network.eval()
         shown: list[tuple[ValidationClip, float, Score]] = []
         sums = torch.zeros(4, dtype=torch.float64)
@@ -180,15 +172,7 @@ class Validation(Callback):
             for place, index in enumerate(mine):
                 clip = self._clips[index]
                 for sigma in module.validation_sigmas:
-                    found = score(
-                        network,
-                        clip,
-                        sigma,
-                        module.noise,
-                        module.degradation,
-                        module.config.seed,
-                        module.device,
-                    )
+                    found = score(network, clip, sigma, module.noise, module.degradation, seed, module.device)
                     sums += torch.tensor([found.psnr, found.ssim, found.psnr_noisy, 1.0], dtype=sums.dtype)
                     if place < self.SHOWN_CLIPS:
                         shown.append((clip, sigma, found))

@@ -19,8 +19,7 @@ from rich.console import Console
 from stan.cli import bench_operator
 from stan.errors import StanError
 from stan.experiments.machine import describe_machine
-from stan.experiments.operator_bench import Settings, run_bench
-from stan.experiments.operator_bench.bench import Measurement, Report, Row
+from stan.experiments.operator_bench.bench import Measurement, Report, Row, Settings, run_bench
 from stan.experiments.operator_bench.cases import GOAL, Case, table
 from stan.experiments.operator_bench.competitors import COMPETITORS, Found
 from stan.experiments.operator_bench.memory import OUT_OF_MEMORY, Prober

@@ -17,9 +17,9 @@ from rich.console import Console
 
 import stan.cli
 from stan.config import Config, load
-from stan.experiments import training_bench
-from stan.experiments.training_bench.bench import by_part, run_bench, synthetic_parts
+from stan.experiments.training_bench.bench import Settings, by_part, run_bench, synthetic_parts
 from stan.experiments.training_bench.measured import MeasuredModule
+from stan.experiments.training_bench.report import print_tables
 from stan.experiments.training_bench.timeline import (
     MARK,
     PARTS,
@@ -29,8 +29,8 @@ from stan.experiments.training_bench.timeline import (
     Label,
     Partition,
     Segment,
-    overlay,
     partition,
+    visible,
 )
 from stan.training.data_module import training_loader, training_samples
 from stan.training.fit import build_network
@@ -144,12 +144,12 @@ def test_marks_are_needed() -> None:
         partition([*marks(100), *STEP])
 
 
-def test_overlay_keeps_what_is_not_covered() -> None:
+def test_what_is_covered_by_later_segments_is_not_counted() -> None:
     a, b = Label("rest", "other", "a"), Label("loss", "other", "b")
     lower = [Segment(0, 10, a), Segment(10, 20, a), Segment(30, 40, a)]
     upper = [Segment(2, 4, b), Segment(8, 12, b), Segment(19, 35, b), Segment(50, 60, b)]
-    assert [s[:2] for s in overlay(lower, upper) if s.label == a] == [(0, 2), (4, 8), (12, 19), (35, 40)]
-    assert [s for s in overlay(lower, upper) if s.label == b] == upper
+    assert visible([*lower, *upper], 0, 100) == [2 + 4, 7, 5, *(s.end - s.start for s in upper)]
+    assert visible([*lower, *upper], 9, 32) == [0, 7, 0, 0, 3, 13, 0]
 
 
 def test_parts_are_in_times_of_a_step_that_was_not_profiled() -> None:
@@ -233,7 +233,7 @@ def test_parts_are_plausible(davis_root: Path) -> None:
         small(tiny, "model.settings={attention: none}", *own),
         small(tiny, "model.settings={mixer: window, window_heads: 1}", *own, "model.flow=zero"),
     ]
-    settings = training_bench.Settings(
+    settings = Settings(
         steps=1, warm=1, profiled=1, own_data=True, operators=("reference",), loader_seconds=0.01
     )
     plain, window = run_bench(configs, settings).rows
@@ -248,10 +248,10 @@ def test_parts_are_plausible(davis_root: Path) -> None:
 
 
 def test_tables_fit_into_80_columns() -> None:
-    settings = training_bench.Settings(steps=1, warm=1, profiled=1, loader_seconds=0.01)
+    settings = Settings(steps=1, warm=1, profiled=1, loader_seconds=0.01)
     report = run_bench([small(), small("model.name=unet_tiny")], settings)
     text = StringIO()
-    training_bench.print_tables(report, Console(file=text, width=80), operations=8)
+    print_tables(report, Console(file=text, width=80), operations=8)
     assert "…" not in text.getvalue()
     for part in PARTS:
         assert text.getvalue().count(f"  {part} ") >= 2

@@ -1,5 +1,1 @@
 """The paper's alignment experiment: how well do matches found in noise bring the clean neighbour into place?"""
-
-from stan.experiments.alignment.experiment import Alignment, Settings
-
-__all__ = ["Alignment", "Settings"]

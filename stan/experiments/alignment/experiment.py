@@ -20,7 +20,7 @@ from stan.evaluation.protocols import add_noise
 from stan.experiments.alignment.findings import findings
 from stan.experiments.alignment.measure import Search, measure
 from stan.experiments.alignment.sequences import Sequence, load, names
-from stan.experiments.frame import Experiment, Report, Row, Task
+from stan.experiments.frame import Experiment, Report, Row, Task, one_varied
 from stan.flow import OffsetSource
 from stan.models.settings import learns
 from stan.models.shipped import find
@@ -91,11 +91,7 @@ class Settings:
     seed: Natural = 0
 
     def __post_init__(self) -> None:
-        """Check the settings of the sources.
-
-        Raises:
-            ConfigError: names the source.
-        """
+        """Check the settings of the sources."""
         for name in self.source_settings:
             if name not in self.sources:
                 raise ConfigError(
@@ -115,15 +111,11 @@ class Alignment(Experiment):
     """Warp the clean neighbour by matches found in noise, and see how near it comes to the clean frame."""
 
     settings: Settings
+    keyed = (*AXES.values(), "everything", "sequences", "speeds")
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         windows = sorted({1, *settings.windows})
         super().__init__(folder, replace(settings, windows=windows))
-
-    def made_by(self) -> Any:
-        """All but what stands in the keys."""
-        varied = {*AXES.values(), "everything", "sequences", "speeds"}
-        return {name: value for name, value in vars(self.settings).items() if name not in varied}
 
     def tasks(self) -> Iterator[Task]:
         """Sequence after sequence, so that each is decoded once and cleaned once a level."""
@@ -131,22 +123,22 @@ class Alignment(Experiment):
         for name in s.sources:
             self._source(name)
         for name in names(s.root, s.split, s.sequences, s.speeds):
-            for values in self.combinations():
+            for values in self._combinations():
                 yield Task({"sequence": name, **values}, functools.partial(self._rows, name, **values))
-
-    def combinations(self) -> list[Row]:
-        """The values of the axes that are measured: the first of each list, then one list after the other."""
-        lists = {axis: list(getattr(self.settings, name)) for axis, name in AXES.items()}
-        if self.settings.everything:
-            return [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
-        base = {axis: values[0] for axis, values in lists.items()}
-        varied = [{**base, axis: value} for axis, values in lists.items() for value in values[1:]]
-        return [base, *varied]
 
     def report(self, rows: list[Row]) -> Report:
         """See `findings`."""
-        lists = {axis: list(getattr(self.settings, name)) for axis, name in AXES.items()}
-        return findings(rows, lists, self.settings.averaging)
+        return findings(rows, self._lists(), self.settings.averaging)
+
+    def _lists(self) -> dict[str, list[Any]]:
+        return {axis: list(getattr(self.settings, name)) for axis, name in AXES.items()}
+
+    def _combinations(self) -> list[Row]:
+        """The values of the axes that are measured."""
+        lists = self._lists()
+        if self.settings.everything:
+            return [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
+        return one_varied(lists)
 
     def _rows(
         self, name: str, *, source: str, searched: Where, sigma: float, stride: int, patch: int

@@ -11,7 +11,8 @@ from stan.experiments.cost import NOTE
 from stan.experiments.frame import Report, Row, Table, group, mean
 from stan.experiments.plot import Chart, Line
 
-KINDS = ("averaged", "single")
+KINDS = {"averaged": "averaged", "single": "without"}
+"""Kinds of figures, and what they are called in charts."""
 PAPER = (
     "the paper's public code reports 36.17 dB for the flow alone and 39.33 dB for ws 11 (+3.16 dB), averaged"
 )
@@ -108,19 +109,18 @@ def _main(base: Sequence[Row], windows: Sequence[int], lists: Mapping[str, Seque
         f"same matches gain {single:+.2f} dB ({where}; {len(group(base, 'sequence'))} sequences).",
         f"The best window without the averaging is ws {top}, {gains['single'][top]:+.2f} dB.",
     ]
+    share = 100 * (1 - single / averaged) if averaged > 0 else 0.0
     if single <= 0 < averaged:
         found.append(
             "**This contradicts the paper's reading of the figure**: all of the gain comes from the averaging, and "
             f"the matches by themselves are worse than the flow ({PAPER})."
         )
     elif averaged > 0 and single < averaged / 2:
-        share = 100 * (1 - single / averaged)
         found.append(
             f"**This weakens the paper's reading of the figure**: {share:.0f} % of the averaged gain comes with the "
             f"averaging, not with better matches ({PAPER})."
         )
     elif averaged > 0:
-        share = 100 * (1 - single / averaged)
         found.append(
             "The direction of the paper's figure is confirmed, with and without the averaging, with which "
             f"{share:.0f} % of the averaged gain come ({PAPER})."
@@ -157,11 +157,9 @@ def _moving(base: Sequence[Row], windows: Sequence[int]) -> list[str]:
     for kind, words in zip(KINDS, ("With", "Without")):
         found = motion_gain(base, best, kind)
         negative = [_class(i) for i, g in enumerate(found) if g < 0]
-        where = (
-            f"negative where the motion is {', '.join(negative)}"
-            if negative
-            else "positive in every class of motion"
-        )
+        where = "positive in every class of motion"
+        if negative:
+            where = f"negative where the motion is {', '.join(negative)}"
         said.append(
             f"{words} the averaging the gain of ws {best} is {where} (pixels a frame, over all pixels)."
         )
@@ -262,7 +260,7 @@ def _by_window(
         some = _where(rows, {**base, axis: value})
         for kind in KINDS:
             points = [(float(w), gain(some, w, kind)) for w in windows] if some else []
-            lines.append(Line(f"{value}, {_kind(kind)}", points, dashed=kind == "single", colour=number))
+            lines.append(Line(f"{value}, {KINDS[kind]}", points, dashed=kind == "single", colour=number))
     title = f"Gain over the flow alone, by window and {_WORDS[axis]}"
     return Chart(title, "window ws, pixels", "dB", lines)
 
@@ -270,7 +268,7 @@ def _by_window(
 def _by_motion(base: Sequence[Row], windows: Sequence[int]) -> Chart:
     lines = [
         Line(
-            f"ws {w}, {_kind(kind)}",
+            f"ws {w}, {KINDS[kind]}",
             [(float(i), g) for i, g in enumerate(motion_gain(base, w, kind))],
             dashed=kind == "single",
             colour=number,
@@ -287,20 +285,16 @@ def _by_sequence(base: Sequence[Row], windows: Sequence[int]) -> Chart:
     lines = []
     for kind in KINDS:
         points = [(some[0]["motion"], gain(some, best, kind)) for some in group(base, "sequence").values()]
-        lines.append(Line(_kind(kind), points, joined=False))
+        lines.append(Line(KINDS[kind], points, joined=False))
     title = f"Gain of ws {best} over the flow alone, a point a sequence"
     return Chart(title, "mean motion, pixels a frame", "dB", lines, x_log=True)
 
 
 def _truth_chart(rows: Sequence[Row], lists: Mapping[str, Sequence[Any]], windows: Sequence[int]) -> Chart:
-    lines = [
-        Line(
-            name.removeprefix("base: "),
-            [(float(w), mean([r for r in some if r["window"] == w], "end_point_error")) for w in windows],
-        )
-        for name, some in _settings(rows, lists).items()
-    ]
-    lines = [Line("base" if i == 0 else line.name, line.points) for i, line in enumerate(lines)]
+    lines = []
+    for number, (name, some) in enumerate(_settings(rows, lists).items()):
+        error = [(float(w), mean([r for r in some if r["window"] == w], "end_point_error")) for w in windows]
+        lines.append(Line(name if number else "base", error))
     return Chart("Distance from the true place", "window ws, pixels", "pixels", lines)
 
 
@@ -311,7 +305,3 @@ def _class(number: int) -> str:
 
 def _window(window: int) -> str:
     return "flow alone" if window == 1 else f"ws {window}"
-
-
-def _kind(kind: str) -> str:
-    return "averaged" if kind == "averaged" else "without"

@@ -95,9 +95,8 @@ def searched(video: Tensor, starts: list[Pairs], search: Search) -> list[Pairs]:
         pixels = video.shape[2] * search.patch**2
         better = (found.scores - stayed.scores) / pixels > SIGNIFICANT * (search.variance + LEAST_VARIANCE)
         found = found._replace(offsets=torch.where(better[..., None], found.offsets, predicted))
-    moved = (found.offsets - predicted)[
-        :, 0
-    ]  # (1, T, Hq, Wq, 3, 2): of the frame itself and its two neighbours
+    # (1, T, Hq, Wq, 3, 2): of the frame itself and its two neighbours
+    moved = (found.offsets - predicted)[:, 0]
     ahead, behind = moved[..., 1, :], moved[..., 2, :].clone()
     behind[:, -1] = moved[:, -1, ..., 1, :]  # the last frame's only neighbour stands first
     result = []
@@ -153,8 +152,7 @@ def errors(clean: Tensor, pairs: list[Pairs], motion: list[Pairs], averaging: in
 
 def mean_motion(motion: list[Pairs]) -> float:
     """Mean length of the displacements, pixels a frame."""
-    lengths = [m.offsets.norm(dim=-1)[0, 0, m.valid] for m in motion]
-    return float(torch.cat([x.flatten() for x in lengths]).mean())
+    return float(torch.cat([m.offsets.norm(dim=-1)[0, 0, m.valid] for m in motion]).mean())
 
 
 def end_point_error(pairs: list[Pairs], truth: Truth) -> float:
@@ -172,7 +170,7 @@ def recall(pairs: list[Pairs], exhaustive: list[Pairs]) -> float:
         ((a.offsets - b.offsets).abs().amax(-1) <= NEAR)[0, 0, a.valid].float()
         for a, b in zip(pairs, exhaustive)
     ]
-    return float(torch.cat([x.flatten() for x in hits]).mean())
+    return float(torch.cat(hits).mean())
 
 
 def measure(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import stan.flow
 from stan.data import open_clips
-from stan.data.clips import Clip
 from stan.data.synthetic import read_flow, synthetic_clips
 from stan.evaluation.protocols import to_float
 from stan.flow import FlowPair
+from stan.training.validation import central_square
 
 SYNTHETIC = "synthetic"
 
@@ -57,14 +58,8 @@ class Sequence:
 
 
 def names(root: str, split: str | None, count: int, speeds: list[float]) -> list[str]:
-    """The names of the sequences, without decoding anything.
-
-    Args:
-        root: folder of a data set in DAVIS layout, or `synthetic`.
-        split: list of a data set; None: all its sequences. `train` or `val` of synthetic clips.
-        count: so many at most, 0: all (of synthetic clips: four a speed).
-        speeds: of synthetic clips.
-    """
+    """The names of the sequences, without decoding anything: of a data set in DAVIS layout those of the list `split`
+    (None: all), at most `count` (0: all); of `synthetic` clips `count` a speed (0: four), split train or val."""
     if root == SYNTHETIC:
         return [f"{speed:g}x-{i:02d}" for speed in speeds for i in range(count or 4)]
     return [clip.name for clip in open_clips("davis", root, split)][: count or None]
@@ -76,38 +71,29 @@ def load(
     """The first frames of a sequence, in the central square of `crop` pixels (0: whole); others as for `names`."""
     synthetic = root == SYNTHETIC
     found = _rendered(split, name, frames, size, seed) if synthetic else _read(root, split, name, frames)
-    if not crop:
-        return found
-    h, w = found.frames.shape[-2:]
-    top, left = max(0, (h - crop) // 2), max(0, (w - crop) // 2)
-    box = (..., slice(top, top + crop), slice(left, left + crop))
     truth = found.truth and Truth(
-        FlowPair(*(f[box].contiguous() for f in found.truth.flow)),
-        (found.truth.seen[0][box], found.truth.seen[1][box]),
+        FlowPair(*(central_square(f, crop) for f in found.truth.flow)),
+        (central_square(found.truth.seen[0], crop), central_square(found.truth.seen[1], crop)),
     )
-    return Sequence(name, found.frames[box].contiguous(), truth)
+    return Sequence(name, central_square(found.frames, crop), truth)
 
 
 def _rendered(split: str | None, name: str, frames: int, size: tuple[int, int], seed: int) -> Sequence:
     speed, index = name.split("x-")
-    clips: Iterator = synthetic_clips(
+    *_, clip = synthetic_clips(
         split or "train", int(index) + 1, frames=frames, size=size, seed=seed, speed=float(speed)
     )
-    *_, clip = clips
-    truth = {
-        key: getattr(clip, key) for key in ("forward", "backward", "occluded_forward", "occluded_backward")
-    }
-    return Sequence(name, clip.frames, _truth(truth, frames))
+    return Sequence(name, clip.frames, _truth(vars(clip), frames))
 
 
 def _read(root: str, split: str | None, name: str, frames: int) -> Sequence:
-    clip: Clip = next(clip for clip in open_clips("davis", root, split) if clip.name == name)
+    clip = next(clip for clip in open_clips("davis", root, split) if clip.name == name)
     count = min(frames, len(clip))
     known = (Path(root) / "Flow/480p" / f"{name}.npz").is_file()
     return Sequence(name, clip.read(0, count), _truth(read_flow(root, name), count) if known else None)
 
 
-def _truth(stored: dict[str, Tensor], frames: int) -> Truth:
+def _truth(stored: Mapping[str, Any], frames: int) -> Truth:
     forward, backward = stored["forward"][None, :frames].float(), stored["backward"][None, :frames].float()
     seen = ~stored["occluded_forward"][:frames], ~stored["occluded_backward"][:frames]
     seen[0][-1] = False

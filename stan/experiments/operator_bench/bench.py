@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from stan.experiments.machine import describe_machine
 from stan.experiments.operator_bench.cases import Case
 from stan.experiments.operator_bench.competitors import Found
-from stan.experiments.operator_bench.memory import OUT_OF_MEMORY, Probe, Prober, available_memory, probe_cuda
+from stan.experiments.operator_bench.memory import Prober
 from stan.experiments.operator_bench.methods import METHODS, PASSES, agreement, call
-from stan.experiments.operator_bench.timing import Ceilings, alternate, measure_ceilings, median
+from stan.experiments.operator_bench.timing import Ceilings, alternate, measure_ceilings
+from stan.inference.memory import free_memory
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Report:
 def run_bench(cases: list[Case], settings: Settings, on_row: Callable[[Row], None] | None = None) -> Report:
     """Measure every case; `on_row` is called as each is done."""
     report = Report(describe_machine(settings.device), measure_ceilings(settings.device), settings, [])
-    memory = settings.memory if settings.memory is not None else int(0.6 * available_memory())
+    memory = settings.memory
+    if memory is None:
+        memory = int(0.6 * free_memory(torch.device("cpu")))
     prober = Prober(memory, settings.limit, torch.get_num_threads())
     try:
         for case in cases:
@@ -112,9 +116,7 @@ def _measure_case(case: Case, settings: Settings, ceilings: Ceilings, prober: Pr
     for which in PASSES:
         able = {}
         for name in settings.methods:
-            probe = (
-                probe_cuda(name, case, which) if settings.device != "cpu" else prober.probe(name, case, which)
-            )
+            probe = prober.probe(name, case, which, settings.device)
             measured = Measurement(name, which, extra_bytes=probe.extra, problem=probe.problem)
             if (
                 probe.problem is not None and probe.seconds is not None
@@ -124,7 +126,7 @@ def _measure_case(case: Case, settings: Settings, ceilings: Ceilings, prober: Pr
             if probe.problem is None:
                 able[name] = measured
         for name, times in _times(case, which, able, settings):
-            able[name].milliseconds, able[name].runs = 1000 * median(times), len(times)
+            able[name].milliseconds, able[name].runs = 1000 * statistics.median(times), len(times)
     _compare(row, ceilings)
     return row
 
@@ -155,21 +157,7 @@ def _compare(row: Row, ceilings: Ceilings) -> None:
         if which != "forward":
             flops, moved = flops + case.backward_flops(), moved + case.backward_bytes()
         floor = 1000 * ceilings.floor(flops, moved)
-        timed = [m for m in row.measurements if m.which == which and m.milliseconds]
-        for measured in timed:
-            assert measured.milliseconds is not None
-            measured.ceiling_fraction = floor / measured.milliseconds
-            first = timed[0].milliseconds
-            assert first is not None
-            measured.slower = measured.milliseconds / first
-
-
-__all__ = [
-    "OUT_OF_MEMORY",
-    "Measurement",
-    "Probe",
-    "Report",
-    "Row",
-    "Settings",
-    "run_bench",
-]
+        timed = [(m, m.milliseconds) for m in row.measurements if m.which == which and m.milliseconds]
+        for measured, milliseconds in timed:
+            measured.ceiling_fraction = floor / milliseconds
+            measured.slower = milliseconds / timed[0][1]

@@ -120,9 +120,7 @@ P480 = Case("480p", 480, 854)
 def table(device: str, quick: bool = False) -> list[Case]:
     """The default table: cost over size first, then over channels, heads, matches and the rest.
 
-    Args:
-        device: "cpu" or "cuda"; the GPU's table adds low precision and the larger heads.
-        quick: a few small rows only, for a look in well under a minute.
+    That of "cuda" adds low precision and the larger heads. Quick: a few small rows, for a look in well under a minute.
     """
     small = replace(GOAL, name="64x64", height=64, width=64)
     if quick:

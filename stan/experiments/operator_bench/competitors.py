@@ -1,9 +1,8 @@
 """Four ways to do the shifted search without this project's kernels, as a PyTorch user would write them.
 
-All take query and key (B, T, HD*C, H, W) and flow (B, T, W_t-1, 2, H, W), search with a unit grid step and
-a sliding window, are differentiable by autograd, and return scores (B, HD, T, H, W, K), offsets (..., 2)
-and frames, the same matches as `stan.ops.shifted_nls`. They share the window's geometry and differ in what
-they build in memory:
+All take query and key (B, T, HD*C, H, W) and flow (B, T, W_t-1, 2, H, W), search with a unit grid step and a sliding
+window, are differentiable by autograd, and return scores (B, HD, T, H, W, K), offsets (..., 2) and frames, the same
+matches as `stan.ops.shifted_nls`. They share the window's geometry and differ in what they build in memory:
 
 - `candidates`: one candidate of all queries after the other, sampled with `torch.nn.functional.grid_sample`,
   multiplied and summed at once; only the scores are stacked, for top-k: the leanest plain way we know;
@@ -16,6 +15,7 @@ they build in memory:
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -41,16 +41,14 @@ def candidates(query: torch.Tensor, key: torch.Tensor, flow: torch.Tensor, case:
     for slot in range(case.searched):
         first = torch.stack(_first(flow, slot, case), dim=-1) * step - 1  # (N, H, W, 2) as the grid wants it
         source = keys.index_select(0, _frame_of(slot, case, keys.device)).float()
-        for row in range(case.window):
-            for column in range(case.window):
-                total: torch.Tensor | float = 0.0
-                for dy in range(case.patch):
-                    for dx in range(case.patch):
-                        grid = first + step * step.new_tensor([column + dx, row + dy])
-                        sampled = F.grid_sample(source, grid, padding_mode="border", align_corners=True)
-                        here = queries[:, :, dy : dy + h, dx : dx + w]
-                        total = total + _compare(here, sampled, case, dim=1)
-                volume.append(torch.as_tensor(total))
+        for row, column in product(range(case.window), repeat=2):
+            total: torch.Tensor | float = 0.0
+            for dy, dx in product(range(case.patch), repeat=2):
+                grid = first + step * step.new_tensor([column + dx, row + dy])
+                sampled = F.grid_sample(source, grid, padding_mode="border", align_corners=True)
+                here = queries[:, :, dy : dy + h, dx : dx + w]
+                total = total + _compare(here, sampled, case, dim=1)
+            volume.append(torch.as_tensor(total))
     stacked = torch.stack(volume, dim=-1).unflatten(-1, (case.searched, -1))
     return _select(stacked, flow, case)  # (N, H, W, W_t, ws*ws)
 
@@ -64,18 +62,14 @@ def grid_sample(query: torch.Tensor, key: torch.Tensor, flow: torch.Tensor, case
         x, y = _candidates(flow, slot, case)  # (N, H, W, ws*ws)
         source = keys.index_select(0, _frame_of(slot, case, keys.device)).float()  # as the grid has to be
         total: torch.Tensor | float = 0.0
-        for dy in range(case.patch):
-            for dx in range(case.patch):
-                grid = torch.stack(
-                    (
-                        (x + dx) * (2 / max(w + 2 * reach - 1, 1)) - 1,
-                        (y + dy) * (2 / max(h + 2 * reach - 1, 1)) - 1,
-                    ),
-                    dim=-1,
-                ).view(n, h, -1, 2)
-                sampled = F.grid_sample(source, grid, padding_mode="border", align_corners=True)
-                here = queries[:, :, dy : dy + h, dx : dx + w]
-                total = total + _compare(here.unsqueeze(-1), sampled.view(n, c, h, w, -1), case, dim=1)
+        for dy, dx in product(range(case.patch), repeat=2):
+            across = (x + dx) * (2 / max(w + 2 * reach - 1, 1)) - 1
+            down = (y + dy) * (2 / max(h + 2 * reach - 1, 1)) - 1
+            grid = torch.stack((across, down), dim=-1).view(n, h, -1, 2)
+            del across, down  # not held while sampling
+            sampled = F.grid_sample(source, grid, padding_mode="border", align_corners=True)
+            here = queries[:, :, dy : dy + h, dx : dx + w]
+            total = total + _compare(here.unsqueeze(-1), sampled.view(n, c, h, w, -1), case, dim=1)
         volume.append(torch.as_tensor(total))
     return _select(torch.stack(volume, dim=3), flow, case)  # (N, H, W, W_t, ws*ws)
 
@@ -99,10 +93,9 @@ def unfold_gather(query: torch.Tensor, key: torch.Tensor, flow: torch.Tensor, ca
         across = taken[:, :, :, :-1] * (1 - a) + taken[:, :, :, 1:] * a
         sampled = across[:, :, :-1] * (1 - b) + across[:, :, 1:] * b  # (N, C, ws+ps-1, ws+ps-1, H, W)
         total: torch.Tensor | float = 0.0
-        for dy in range(case.patch):
-            for dx in range(case.patch):
-                view = sampled[:, :, dy : dy + case.window, dx : dx + case.window]
-                total = total + _compare(patches[:, :, dy, dx, None, None], view, case, dim=1)
+        for dy, dx in product(range(case.patch), repeat=2):
+            view = sampled[:, :, dy : dy + case.window, dx : dx + case.window]
+            total = total + _compare(patches[:, :, dy, dx, None, None], view, case, dim=1)
         volume.append(total.flatten(1, 2).permute(0, 2, 3, 1))  # type: ignore[union-attr]
     return _select(torch.stack(volume, dim=3), flow, case)
 

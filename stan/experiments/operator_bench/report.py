@@ -9,6 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from stan.experiments.machine import machine_words
 from stan.experiments.operator_bench.bench import Measurement, Report, Row
 from stan.experiments.operator_bench.methods import OURS, PASSES
 
@@ -38,13 +39,9 @@ def print_tables(report: Report, console: Console) -> None:
 
 def headline(report: Report) -> str:
     """Device, versions, date, ceilings: what every figure of the run hangs on."""
-    machine = report.machine
-    device = machine.get("gpu", f"{machine['processor']}, {machine['threads']} threads")
-    cuda = f", CUDA {machine['cuda']}" if "cuda" in machine else ""
     return (
-        f"{device}; torch {machine['torch']}{cuda}, Python {machine['python']}, {machine['date']}; measured "
-        f"ceilings {report.ceilings.flops / 1e9:.0f} GFLOP/s float32, "
-        f"{report.ceilings.bandwidth / 1e9:.0f} GB/s copy; load {machine['load']:.1f}"
+        f"{machine_words(report.machine)}; measured ceilings {report.ceilings.flops / 1e9:.0f} GFLOP/s float32, "
+        f"{report.ceilings.bandwidth / 1e9:.0f} GB/s copy; load {report.machine['load']:.1f}"
     )
 
 
@@ -95,9 +92,11 @@ def markdown(report: Report) -> str:
 
 def _sections() -> list[tuple[str, str, Cell]]:
     """The tables: title, pass, and what fills a cell."""
-    times = [("median time (times the first method's)", which, _time) for which in PASSES]
-    sizes = [("peak memory beyond inputs and results", which, _memory) for which in PASSES]
-    return [*times, *sizes]
+    kinds = (
+        ("median time (times the first method's)", _time),
+        ("peak memory beyond inputs and results", _memory),
+    )
+    return [(title, which, cell) for title, cell in kinds for which in PASSES]
 
 
 def _methods(report: Report) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,9 +49,7 @@ def seconds(run: Callable[[], object], device: str) -> float:
         run()
         return time.perf_counter() - started
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda._sleep(
-        2_000_000
-    )  # about a millisecond in which Python gets ahead, so that its launches cost nothing
+    torch.cuda._sleep(2_000_000)  # about a millisecond: Python gets ahead, so that its launches cost nothing
     begin.record()
     run()
     end.record()
@@ -79,8 +76,3 @@ def alternate(
         for name in waiting:
             taken[name].append(seconds(runs[name], device))
     return taken
-
-
-def median(values: list[float]) -> float:
-    """The median."""
-    return statistics.median(values)

@@ -186,8 +186,12 @@ def _measure(config: Config, parts: Sequence[Part], settings: Settings) -> Row:
         device = trainer.strategy.root_device
         pinned = device.type == "cuda"
         loader = training_loader(config, samples, workers=config.data.workers, pinned=pinned)
-        _fit(trainer, module, loader, clock)
-    assert clock.partition is not None
+        try:
+            trainer.fit(module, loader)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+    if clock.partition is None:  # or it just ends
+        raise KeyboardInterrupt
     batch = config.data.batch_size
     rates = {
         str(workers): batch * _batches_per_second(
@@ -217,15 +221,6 @@ def _measure(config: Config, parts: Sequence[Part], settings: Settings) -> Row:
         device_busy=clock.partition.device_busy,
         profiled_step_seconds=clock.partition.total / clock.partition.steps,
     )
-
-
-def _fit(trainer: pl.Trainer, module: MeasuredModule, loader: Any, clock: Clock) -> None:
-    try:
-        trainer.fit(module, loader)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        raise KeyboardInterrupt from None
-    if clock.partition is None:  # or it just ends
-        raise KeyboardInterrupt
 
 
 def by_part(found: Partition, step_seconds: float) -> dict[str, dict[str, float]]:

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from stan import ops
 from stan.config import Config
-from stan.experiments.cost import mark_peak, peak_since
+from stan.experiments.cost import mark_peak, status
 from stan.experiments.training_bench.timeline import MARK, PHASE, RANGE, Partition, partition, recorded
 from stan.flow import OffsetSource
 from stan.models import VideoDenoiser
@@ -24,7 +23,7 @@ from stan.models.attention import Alignment
 from stan.models.merge import Merge
 from stan.models.window import WindowPart
 from stan.registry import aggregations
-from stan.training.module import DenoisingModule
+from stan.training.module import DenoisingModule, StepCallback
 
 
 def part_of(module: nn.Module) -> str | None:
@@ -51,12 +50,7 @@ def within(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class MeasuredModule(DenoisingModule):
-    """`DenoisingModule` with the profiler's ranges around its parts; it computes the same.
-
-    Args:
-        model: the network; its modules are wrapped for good.
-        config: the resolved configuration.
-    """
+    """`DenoisingModule` with the profiler's ranges around its parts, wrapped for good; it computes the same."""
 
     def __init__(self, model: VideoDenoiser, config: Config) -> None:
         super().__init__(model, config)
@@ -85,7 +79,7 @@ class MeasuredModule(DenoisingModule):
             super().optimizer_step(*args, **kwargs)
 
 
-class Clock(Callback):
+class Clock(StepCallback):
     """Warms up, times steps as they are, then profiles some more.
 
     The clock is read when the device has nothing more to do.
@@ -126,36 +120,33 @@ class Clock(Callback):
         if self.warm <= self._done < self.warm + self.steps:
             self.waited += time.perf_counter() - self._ended
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Where a step ends: note its time, go over to the next stage."""
-        assert isinstance(module, MeasuredModule)
         device = module.device
-        if device.type == "cuda":
+        gpu = device.type == "cuda"
+        if gpu:
             torch.cuda.synchronize(device)
         now = time.perf_counter()
-        if module.ends_step(batch_idx):
+        if ends_step:
             self._done += 1
             if self.warm < self._done <= self.warm + self.steps:
                 self.seconds.append(now - self._step_began)
             if self._done == self.warm + self.steps:
                 self.cpu_seconds = time.process_time() - self._cpu
-                self.peak = peak_of(device)
+                self.peak = torch.cuda.max_memory_allocated(device) if gpu else status("VmHWM")
                 self._start_profile(device)
             elif self._profile is not None:
                 self._mark(device)
             if self._done == self.warm:
-                reset_peak(device)
+                gc.collect()
+                torch.cuda.reset_peak_memory_stats(device) if gpu else mark_peak()
                 self._cpu = time.process_time()
             self._step_began = time.perf_counter()
         self._ended = time.perf_counter()
 
     def _start_profile(self, device: torch.device) -> None:
-        activities = [ProfilerActivity.CPU]
-        if device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        self._profile = profile(activities=activities)
+        gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
+        self._profile = profile(activities=[ProfilerActivity.CPU, *gpu])
         self._profile.start()
 
     def _mark(self, device: torch.device) -> None:
@@ -174,17 +165,3 @@ class Clock(Callback):
         if self._profile is not None:
             self._profile.stop()
             self._profile = None
-
-
-def reset_peak(device: torch.device) -> None:
-    """Count the most memory from now on."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        mark_peak()
-
-
-def peak_of(device: torch.device) -> int | None:
-    """The most memory since `reset_peak`, bytes."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_since()

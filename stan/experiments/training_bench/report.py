@@ -8,17 +8,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from stan.experiments.machine import machine_words
 from stan.experiments.training_bench.bench import Report, Row
 
 
 def print_tables(report: Report, console: Console, operations: int = 0) -> None:
-    """The speed of each network side by side, then the parts of each one's step.
-
-    Args:
-        report: what was measured.
-        console: where to.
-        operations: how many of the costliest operations to name.
-    """
+    """The speed of each network side by side, then the parts of each one's step and so many costliest operations."""
     console.print(headline(report), highlight=False)
     speed = Table(box=box.SIMPLE)
     speed.add_column("training", overflow="fold")
@@ -36,13 +31,9 @@ def print_tables(report: Report, console: Console, operations: int = 0) -> None:
 def headline(report: Report) -> str:
     """Device, versions, date: what every figure of the run hangs on."""
     machine, settings = report.machine, report.settings
-    device = machine.get("gpu", f"{machine['processor']}, {machine['threads']} threads")
-    cuda = f", CUDA {machine['cuda']}" if "cuda" in machine else ""
     data = "the configuration's data" if settings.own_data else "synthetic clips"
-    return (
-        f"{device}; torch {machine['torch']}{cuda}, Python {machine['python']}, {machine['date']}, load "
-        f"{machine['load']:.1f}; {settings.steps} steps on {data}, then {settings.profiled} under the profiler"
-    )
+    steps = f"{settings.steps} steps on {data}, then {settings.profiled} under the profiler"
+    return f"{machine_words(machine)}, load {machine['load']:.1f}; {steps}"
 
 
 def _title(report: Report, row: Row) -> str:

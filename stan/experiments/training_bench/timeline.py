@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 PARTS = (
     "data",
     "noise",
@@ -82,7 +84,7 @@ class Label(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A stretch of time, nanoseconds; those of a list are in order and do not overlap."""
+    """A stretch of time, nanoseconds."""
 
     start: int
     end: int
@@ -159,80 +161,54 @@ def partition(events: Iterable[Event]) -> Partition:
     for thread, own in host.items():  # on a GPU the backward pass is launched by a thread of its own
         if thread != main and any(e.name.startswith("autograd::engine") for e in own):
             theirs, more, _ = _walk(own, parts, "backward")
-            segments = overlay(segments, theirs)
+            segments += theirs
             labels.update(more)
     nobody = Label(REST, "other", "")
-    segments = overlay([Segment(marks[0], marks[-1], nobody)], segments)
-    computing = _in_order(
+    computing = [
         Segment(k.start, k.end, labels.get(k.link, nobody)._replace(operation=k.name)) for k in kernels
-    )
-    segments = overlay(segments, computing)
+    ]
+    computing.sort(reverse=True)  # where several streams compute, the earlier kernel counts
+    segments = [Segment(marks[0], marks[-1], nobody), *segments, *computing]
+    times = visible(segments, marks[0], marks[-1])
     seconds: dict[Label, float] = defaultdict(float)
-    for start, end, label in _cut(segments, marks[0], marks[-1]):
-        seconds[label] += (end - start) / 1e9
-    busy = sum(end - start for start, end, _ in _cut(computing, marks[0], marks[-1]))
+    for segment, time in zip(segments, times):
+        if time:
+            seconds[segment.label] += time / 1e9
+    busy = sum(times[len(segments) - len(computing) :])
     return Partition(dict(seconds), len(marks) - 1, busy / max(1, marks[-1] - marks[0]))
 
 
-def overlay(lower: Sequence[Segment], upper: Sequence[Segment]) -> list[Segment]:
-    """The upper segments, and what is left of the lower ones beside them."""
-    result, covers, n = list(upper), upper, 0
-    for start, end, label in lower:
-        while n < len(covers) and covers[n].end <= start:
-            n += 1
-        at, k = start, n
-        while k < len(covers) and covers[k].start < end:
-            if covers[k].start > at:
-                result.append(Segment(at, covers[k].start, label))
-            at = max(at, covers[k].end)
-            k += 1
-        if at < end:
-            result.append(Segment(at, end, label))
-    return sorted(result)
+def visible(segments: Sequence[Segment], begin: int, end: int) -> list[int]:
+    """For how many nanoseconds between two moments each segment is uppermost: later ones cover those before them."""
+    spans = np.array([(s.start, s.end) for s in segments]).clip(begin, end)
+    edges = np.unique(spans)
+    owner = np.full(len(edges) - 1, -1)  # of the time between two edges
+    for number, (first, last) in enumerate(np.searchsorted(edges, spans)):
+        owner[first:last] = number
+    covered = owner >= 0
+    times = np.bincount(owner[covered], np.diff(edges)[covered], len(segments))
+    return [int(time) for time in times]
 
 
 def _walk(
     events: Sequence[Event], forward: dict[int, str], phase: str
 ) -> tuple[list[Segment], dict[int, Label], dict[int, str]]:
-    """The time of one host thread.
-
-    Args:
-        events: all of the thread.
-        forward: part of the operation of each sequence number, where the forward pass ran in another thread.
-        phase: outside of all ranges.
-
-    Returns:
-        the stretches, each of the innermost event at hand; the label of each operation by its id; and the part of
-        the operation of the forward pass behind each sequence number.
-    """
+    """The events of one host thread, inner ones behind those around them; the label of each operation by its id;
+    and the part of the operation of the forward pass behind each sequence number, of which `forward` knows those of
+    another thread. The phase is that outside of all ranges."""
     segments: list[Segment] = []
     labels: dict[int, Label] = {}
     parts = dict(forward)
-    open_: list[tuple[Event, Label]] = []  # the innermost last
-    at = 0
-
-    def spend(until: int) -> None:
-        nonlocal at
-        if open_ and until > at:
-            segments.append(Segment(at, until, open_[-1][1]))
-        at = max(at, until)
-
+    around: list[Segment] = []  # the events at hand, the innermost last
     for event in sorted((e for e in events if e.name != MARK), key=lambda e: (e.start, -e.end)):
-        while open_ and open_[-1][0].end <= event.start:
-            spend(open_[-1][0].end)
-            open_.pop()
-        spend(event.start)
-        around = open_[-1][1] if open_ else Label(REST, phase, "")
-        label = _label(event, around, parts)
+        while around and around[-1].end <= event.start:
+            around.pop()
+        label = _label(event, around[-1].label if around else Label(REST, phase, ""), parts)
         if label.phase == "forward" and event.sequence >= 0:
-            parts[event.sequence] = (
-                label.part
-            )  # the last operation with a number is the one that has its node
+            parts[event.sequence] = label.part  # the last operation with a number has its node
         labels[event.id] = label
-        open_.append((event, label))
-    while open_:
-        spend(open_[-1][0].end)
-        open_.pop()
+        around.append(Segment(event.start, event.end, label))
+        segments.append(around[-1])
     return segments, labels, parts
 
 
@@ -250,21 +226,3 @@ def _label(event: Event, around: Label, parts: dict[int, str]) -> Label:
     if part == REST and CONVOLUTION.match(name):
         part = "convolutions"
     return Label(part, around.phase, name)
-
-
-def _in_order(segments: Iterable[Segment]) -> list[Segment]:
-    """Kernels of several streams one after the other: where two run, the earlier one counts."""
-    result: list[Segment] = []
-    at = 0
-    for start, end, label in sorted(segments):
-        if end > max(at, start):
-            result.append(Segment(max(at, start), end, label))
-            at = end
-    return result
-
-
-def _cut(segments: Iterable[Segment], begin: int, end: int) -> Iterable[Segment]:
-    """What lies between two moments."""
-    for start, stop, label in segments:
-        if min(stop, end) > max(start, begin):
-            yield Segment(max(start, begin), min(stop, end), label)

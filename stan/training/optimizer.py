@@ -1,12 +1,14 @@
-"""Parameter groups with rates of their own, and optimiser states that follow the parameters by name."""
+"""What belongs to the optimiser: groups with rates of their own, its state by name, the schedule, the average."""
 
 from __future__ import annotations
 
 import fnmatch
+import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from stan.errors import ConfigError
 
@@ -61,3 +63,38 @@ def fitted_state(
         if name in places and places[name] in state["state"]
     }
     return {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
+
+
+def learning_rate_factor(step: int, *, total: int, warmup: int, final: float, cosine: bool) -> float:
+    """The factor on the peak learning rate at a step (counted from 0).
+
+    Args:
+        step: optimiser steps done.
+        total: steps of the whole training.
+        warmup: steps of linear rise; step 0 gets 1/(warmup+1), so that no step is wasted at zero.
+        final: learning rate at the end as a fraction of the peak.
+        cosine: half a cosine from the peak to ``final`` after the warm-up; else constant at the peak.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if not cosine:
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """A frozen copy of ``model`` whose ``update_parameters(model)`` moves it by 1 - decay, faster at first.
+
+    The copy is ``result.module``; buffers are copied from the model, not averaged.
+    """
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        # Young averages would be mostly their random start, so the decay grows into its value.
+        n = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    average = AveragedModel(model, multi_avg_fn=update)
+    average.requires_grad_(False)
+    return average.eval()
