@@ -137,17 +137,20 @@ MOST_PIXELS = 1 << 27
 
 def is_complete(root: Path, made: dict[str, int]) -> bool:
     """Whether `root` holds the data set made from these settings, those of its record, with all its frames."""
+    lists = [root / DAVIS_LISTS / f"{split}.txt" for split in ("train", "val")]
     try:
-        if json.loads((root / RECORD).read_text()) != made:
-            return False
+        same = json.loads((root / RECORD).read_text()) == made
+        names = [name for path in lists for name in path.read_text().split()]
     except (OSError, ValueError):
         return False
-    lists = [root / DAVIS_LISTS / f"{split}.txt" for split in ("train", "val")]
-    names = [name for path in lists for name in path.read_text().split()]
-    return len(names) == made["train"] + made["val"] and all(
-        len(list((root / DAVIS_FRAMES / name).glob("*.jpg"))) == made["frames"]
-        and (root / _FLOW / f"{name}.npz").is_file()
-        for name in names
+    return (
+        same
+        and len(names) == made["train"] + made["val"]
+        and all(
+            len(list((root / DAVIS_FRAMES / name).glob("*.jpg"))) == made["frames"]
+            and (root / _FLOW / f"{name}.npz").is_file()
+            for name in names
+        )
     )
 
 
