@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from stan import registry
 from stan.data import noise as noises
 from stan.errors import ConfigError
 from stan.evaluation import PROTOCOLS, add_noise
@@ -77,7 +78,7 @@ def test_noise_does_not_depend_on_the_device() -> None:
     assert digest(noise) == NOISE_SHA256
 
 
-@pytest.mark.parametrize("kind", noises.names())
+@pytest.mark.parametrize("kind", registry.noises.names())
 def test_first_frames_of_a_longer_clip_get_the_same_noise(kind: str) -> None:
     noise = noises.build(kind)
     whole = add_noise(GREY, noise, 30, sequence="dog")
