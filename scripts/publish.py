@@ -66,7 +66,7 @@ def facts_of(model: models.VideoDenoiser, about: dict[str, Any], results: dict[s
         "devices": about["devices"],
         "protocol": f"{results['protocol']}, {about['data']}",
         "psnr": {
-            f"{row['sigma']:g}": round(row["psnr"], 3) for row in results["means"] if row["method"] == ours
+            f"{row['sigma']:g}": round(row["psnr"], 4) for row in results["means"] if row["method"] == ours
         },
         "ssim": {
             f"{row['sigma']:g}": round(row["ssim"], 4) for row in results["means"] if row["method"] == ours
