@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -62,7 +63,6 @@ def run_together(job: Any, count: int, imports: list[str], folder: Path) -> Any:
         KeyboardInterrupt: when they were stopped at once.
     """
     import torch
-    from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
     buffer = io.BytesIO()
     torch.save(job, buffer)  # bytes: tensors handed over as such would be shared memory
@@ -70,7 +70,7 @@ def run_together(job: Any, count: int, imports: list[str], folder: Path) -> Any:
     context.set_forkserver_preload(["stan.training"])
     address = {
         "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(find_free_network_port()),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or str(_free_port()),
         "NODE_RANK": os.environ.get("NODE_RANK", "0"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
     }
@@ -191,3 +191,9 @@ def _signals_go_to(processes: list[Any]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
