@@ -10,15 +10,7 @@ from torch import Tensor, nn
 
 from stan import ops
 from stan.flow import FlowPair
-
-GRID = 2
-"""Side of the blocks of pixels that move as one and have one set of weights."""
-
-SEARCH_GRID = 4
-"""Pixels between the queries of the search, and side of the squares for which the weights are corrected."""
-
-CELL = SEARCH_GRID // GRID
-"""The same in blocks."""
+from stan.models.cells import CELL, GRID, SEARCH_GRID, by_cell, coarse, detail, repeated, smoothed
 
 LEAST_VARIANCE = 1e-6
 """Added to the noise variance (values in [0, 1]), so that a level of zero divides nothing by zero."""
@@ -33,10 +25,6 @@ without this test the search makes good flow worse (docs/results.md)."""
 
 SUPPORT = 3
 """Side of the square, in cells, over which misfits are averaged."""
-
-FAR = 2
-"""Cells along each side of the squares, 3x3 of which the surplus of the noisy difference is averaged over as well: a
-small square says where a match fails, a large one says it with more certainty."""
 
 
 class Merged(NamedTuple):
@@ -364,50 +352,3 @@ def share_kept(offsets: Tensor) -> Tensor:
     fraction = offsets.frac().abs_()  # or one minus that, which is the same below
     each = torch.addcmul(fraction.new_ones(()), fraction, fraction - 1, value=2)  # (1 - f)^2 + f^2
     return each[:, :, :, 0] * each[:, :, :, 1]
-
-
-def repeated(x: Tensor, times: int) -> Tensor:
-    """`(..., h, w)` with each value `times` times along both axes."""
-    *lead, h, w = x.shape
-    return x[..., :, None, :, None].expand(*lead, h, times, w, times).reshape(*lead, h * times, w * times)
-
-
-def by_cell(x: Tensor) -> Tensor:
-    """`(B, T, K, h, w)` averaged over cells of `CELL` x `CELL` blocks, `(B, T, K, h', w')`."""
-    return pooled(x, CELL)
-
-
-def coarse(x: Tensor) -> Tensor:
-    """`(B, T, K, h', w')`, each value replaced by the mean over the 3x3 squares of `FAR` x `FAR` around it."""
-    return repeated(smoothed(pooled(x, FAR), 3), FAR)[..., : x.shape[3], : x.shape[4]]
-
-
-def pooled(x: Tensor, side: int) -> Tensor:
-    """Means over squares of `side`, those at the border over what there is."""
-    small = F.avg_pool2d(x.flatten(0, 1), side, ceil_mode=True, count_include_pad=False)
-    return small.unflatten(0, x.shape[:2])
-
-
-def detail(cleaned: Tensor) -> Tensor:
-    """How much a frame `(B, T, 3, H, W)` departs from its mean over 5x5 pixels, by block: `(B, T, 1, h, w)`."""
-    grey = cleaned.mean(2)
-    departs = (grey - smoothed(grey, 5)).abs_()
-    return 20 * F.avg_pool2d(departs, GRID).unsqueeze(2)
-
-
-def smoothed(x: Tensor, side: int) -> Tensor:
-    """`(..., h, w)`, each value replaced by the mean over the square of `side` (odd) around it, inside the frame.
-
-    As `avg_pool2d` with `count_include_pad=False`, which takes twice the time.
-    """
-    reach = side // 2
-    for dim in (-1, -2):
-        n = x.shape[dim]
-        wide = F.pad(x, (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach))
-        total = wide.narrow(dim, 0, n) + wide.narrow(dim, 1, n)
-        for k in range(2, side):
-            total += wide.narrow(dim, k, n)
-        at = torch.arange(n, device=x.device)
-        count = (at + reach).clamp(max=n - 1) - (at - reach).clamp(min=0) + 1
-        x = total / (count if dim == -1 else count[:, None])
-    return x

@@ -23,7 +23,8 @@ import stan.flow
 from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models.base import AttentionMap, Cleaned, VideoDenoiser
-from stan.models.merge import GRID, Merge, Merged, alone
+from stan.models.cells import GRID
+from stan.models.merge import Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.settings import learns
 from stan.models.unet import UNet

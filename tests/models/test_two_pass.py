@@ -11,7 +11,8 @@ from torch import Tensor
 from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models import Cleaned, TwoPass, build
-from stan.models.merge import GRID, Merge, repeated
+from stan.models.cells import GRID, repeated
+from stan.models.merge import Merge
 
 SIGMA = 30 / 255
 
