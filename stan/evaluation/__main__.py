@@ -1,4 +1,4 @@
-"""``python -m stan.evaluation``: a helper process of an evaluation on several devices; see `devices.Helpers`."""
+"""``python -m stan.evaluation``: a helper process of an evaluation on several devices; see `launch.Helpers`."""
 
 from __future__ import annotations
 

@@ -154,5 +154,7 @@ def costs(device: torch.device) -> Iterator[Cost]:
     if gpu:
         torch.cuda.synchronize(device)
     cost.seconds = time.perf_counter() - start
-    resident = process_memory().get("VmHWM") or largest_so_far()
-    cost.memory = torch.cuda.max_memory_allocated(device) if gpu else resident
+    if gpu:
+        cost.memory = torch.cuda.max_memory_allocated(device)
+    else:
+        cost.memory = process_memory().get("VmHWM") or largest_so_far()

@@ -19,7 +19,7 @@ from stan.config import Config, to_yaml
 from stan.data import Clip
 from stan.data.pairs import PairedClip
 from stan.evaluation import measure, protocols, provenance
-from stan.evaluation.devices import Helpers
+from stan.evaluation.launch import Helpers
 from stan.evaluation.methods import Alone, Method, Noisy
 from stan.evaluation.notes import notes_of
 from stan.evaluation.parts import Parts

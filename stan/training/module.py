@@ -20,7 +20,8 @@ from stan.data.pairs import RECORDED
 from stan.data.sources import takes_noisy
 from stan.models import Trained, VideoDenoiser
 from stan.models.checkpoint import describe
-from stan.training.optimizer import fitted_state, learning_rate_factor, moving_average, named_groups
+from stan.training.ema import moving_average
+from stan.training.optimizer import fitted_state, learning_rate_factor, named_groups
 
 
 @dataclass(frozen=True)

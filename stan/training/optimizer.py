@@ -1,4 +1,4 @@
-"""What belongs to the optimiser: groups with rates of their own, its state by name, the schedule, the average."""
+"""What belongs to the optimiser: groups with rates of their own, its state by name, the schedule."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 from stan.errors import ConfigError
 
@@ -81,20 +80,3 @@ def learning_rate_factor(step: int, *, total: int, warmup: int, final: float, co
         return 1.0
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
-    """A frozen copy of ``model`` whose ``update_parameters(model)`` moves it by 1 - decay, faster at first.
-
-    The copy is ``result.module``; buffers are copied from the model, not averaged.
-    """
-
-    @torch.no_grad()
-    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
-        # Young averages would be mostly their random start, so the decay grows into its value.
-        n = float(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    average = AveragedModel(model, multi_avg_fn=update)
-    average.requires_grad_(False)
-    return average.eval()

@@ -16,9 +16,10 @@ from torch import nn
 from stan import losses
 from stan.config import load
 from stan.errors import ConfigError
+from stan.training.ema import moving_average
 from stan.training.fit import build_network
 from stan.training.module import DenoisingModule
-from stan.training.optimizer import learning_rate_factor, moving_average
+from stan.training.optimizer import learning_rate_factor
 
 
 @pytest.fixture
