@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from stan.errors import StanError
-from stan.inference.noise_level import NoiseTracker, _bases, estimate_sigma, frame_sigma
+from stan.inference.noise_level import NoiseTracker, _bases, _least, estimate_sigma, frame_sigma
 
 
 def textured(seed: int = 0, size: tuple[int, int] = (200, 264)) -> Tensor:
@@ -108,3 +110,11 @@ def test_known_noise_on_real_clips(shared_data: Path, clipped: bool) -> None:
             if clipped:
                 noisy = noisy.round().clamp(0, 255)
             assert frame_sigma(noisy / 255) == pytest.approx(sigma, rel=0.06, abs=0.3)
+
+
+@given(values=st.lists(st.integers(0, 4), min_size=1, max_size=40), count=st.integers(1, 50))
+def test_the_least_are_those_of_a_stable_sort(values: list[int], count: int) -> None:
+    """Also among equal values, as black frames have them: which are taken is no accident."""
+    x = torch.tensor(values, dtype=torch.float32)
+    expected = x.argsort(stable=True)[:count]
+    assert set(_least(x, count).tolist()) == set(expected.tolist())
