@@ -112,4 +112,6 @@ def _file(name: str) -> Path:
         return ours
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    raise ConfigError(f"experiment {short(name)} is neither known nor a YAML file; {nearest(name, available())}")
+    raise ConfigError(
+        f"experiment {short(name)} is neither known nor a YAML file; {nearest(name, available())}"
+    )
