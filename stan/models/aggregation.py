@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from stan import ops
-from stan.models.blocks import FoldedConv3d
+from stan.models.blocks import FoldedConv3d, channels_last
 from stan.registry import aggregations
 
 
@@ -55,7 +55,7 @@ class StackAggregation(nn.Module):
         """`value` (B, T, HD*C, H, W), the others as from `stan.ops`, to `(B*T, channels, H, W)`."""
         stack = self.gather(value, weights, offsets, frames)  # (B, HD, K, T, C, H, W)
         stack = stack.permute(0, 3, 1, 4, 2, 5, 6)  # (B, T, HD, C, K, H, W)
-        return self.conv(stack.flatten(2, 4).flatten(0, 1))
+        return self.conv(channels_last(stack.flatten(2, 4).flatten(0, 1)))
 
 
 @aggregations.register("sum")
@@ -73,4 +73,4 @@ class SumAggregation(nn.Module):
 
     def forward(self, value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor) -> Tensor:
         """`value` (B, T, HD*C, H, W), the others as from `stan.ops`, to `(B*T, channels, H, W)`."""
-        return self.conv(self.gather(value, weights, offsets, frames).flatten(0, 1))
+        return self.conv(channels_last(self.gather(value, weights, offsets, frames).flatten(0, 1)))

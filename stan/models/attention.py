@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stan import ops
 from stan.errors import ConfigError
 from stan.models.base import AttentionMap
+from stan.models.blocks import channels_last
 from stan.ops.geometry import slot_frames
 from stan.registry import alignments
 from stan.settings import above, at_least
@@ -313,7 +314,7 @@ class SpaceTimeAttention(nn.Module):
             the attended features `(N, C, H, W)`, all matches found, and the weights of the best `matches`.
         """
         query, key, value = (
-            project(x).unflatten(0, (clips, -1)) for project in (self.query, self.key, self.value)
+            channels_last(project(x)).unflatten(0, (clips, -1)) for project in (self.query, self.key, self.value)
         )  # each (B, T, HD*C, H, W)
         t, plan = query.shape[1], self.alignment.plan
         missing = 0 if plan.causal or earlier is not None else 2 * plan.temporal_window + 1 - t

@@ -27,12 +27,18 @@ _library = torch.library.Library("stan", "FRAGMENT")
 
 def search(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec) -> Matches:
     """See `stan.ops.shifted_nls`."""
-    return Matches(*ops.search(query, key, flow, **spec.settings()))
+    return _placed(Matches(*ops.search(query, key, flow, **spec.settings())), flow)
 
 
 def refine(query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, spec: RefineSpec) -> Matches:
     """See `stan.ops.refine`."""
-    return Matches(*ops.refine(query, key, offsets, frames, **spec.settings())[:3])
+    return _placed(Matches(*ops.refine(query, key, offsets, frames, **spec.settings())[:3]), offsets)
+
+
+def _placed(found: Matches, around: Tensor | None) -> Matches:
+    """Places depend on what they were searched around alone: without a gradient there, a gather need not compute theirs."""
+    moves = around is not None and around.requires_grad
+    return found if moves else Matches(found.scores, found.offsets.detach(), found.frames)
 
 
 def search_flow(forward: Tensor, backward: Tensor, temporal_window: int, stride: int, causal: bool) -> Tensor:

@@ -86,7 +86,7 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
         const int f = frames[m];
         if (f < 0 || f >= z.frames) continue;
         const S g = grad_scores[m];
-        S gx = grad_offsets[2 * m], gy = grad_offsets[2 * m + 1];
+        Lanes<S> gx, gy;
         if (g != S(0)) {
           const Split<S> px = match_position(x, offsets[2 * m], z.key_width);
           const Split<S> py = match_position(y, offsets[2 * m + 1], z.key_height);
@@ -97,13 +97,12 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
               const Taps<S> beside = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, false);
               const int64_t pixel = int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width);
               const S* q = query.frame(t) + pixel * channels;
-              for (int c = 0; c < channels; c += kRun) {
+              each_run(channels, [&](int c, auto n) {
                 S sample[kRun], d[kRun];
-                const int n = least(kRun, channels - c);
                 mix(key.frame(f) + c, taps, n, sample);
                 score_derivative(p.metric, g, q + c, sample, n, d);
-                if (positions.needed()) slopes(key.frame(f) + c, taps, beside, n, d, &gx, &gy);
-                if (sum == nullptr) continue;
+                if (positions.needed()) slopes(key.frame(f) + c, taps, beside, n, d, Slopes<S>{1, 1}, &gx, &gy);
+                if (sum == nullptr) return;
                 S* __restrict__ out = sum + pixel * channels + c;
                 if (p.metric == Metric::l2) {
 #pragma omp simd
@@ -112,11 +111,11 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
 #pragma omp simd
                   for (int e = 0; e < n; ++e) out[e] += g * sample[e];
                 }
-              }
+              });
             }
           }
         }
-        if (positions.needed()) positions.add(t, in_frame, x, y, m, f, gx, gy);
+        if (positions.needed()) positions.add(t, in_frame, x, y, m, f, grad_offsets[2 * m] + gx.sum(), grad_offsets[2 * m + 1] + gy.sum());
       }
     }
   };
@@ -179,13 +178,12 @@ static void match_backward_with(const MatchBackwardArguments& a) {
               const int dx = p.patch.offset(i), dy = p.patch.offset(j);
               const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, true);
               const S* q = query.frame(t) + (int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width)) * channels;
-              for (int c = 0; c < channels; c += kRun) {
+              each_run(channels, [&](int c, auto n) {
                 S sample[kRun], d[kRun];
-                const int n = least(kRun, channels - c);
                 mix(key.frame(frames[m]) + c, taps, n, sample);
                 score_derivative(p.metric, g, q + c, sample, n, d);
                 spread(out + c, taps, n, d);
-              }
+              });
             }
           }
         });

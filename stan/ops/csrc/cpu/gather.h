@@ -40,13 +40,12 @@ static void gather_row(const GatherArguments& a, const Pixels<S>& value, const G
           const Taps<S> taps =
               taps_at(x, y, grid.at(i) * grid.pixels, grid.at(j) * grid.pixels, z.key_height, z.key_width, channels, true);
           S* __restrict__ out = sum + (a.stack ? k * row_size : 0);
-          for (int c = 0; c < channels; c += kRun) {
+          each_run(channels, [&](int c, auto n) {
             S sample[kRun];
-            const int n = least(kRun, channels - c);
             mix(value.frame(f) + c, taps, n, sample);
 #pragma omp simd
             for (int e = 0; e < n; ++e) out[c + e] += weight * sample[e];
-          }
+          });
         }
       }
     }
@@ -131,12 +130,6 @@ class ArrivingGradient {
   const E* head_first_ = nullptr;
 };
 
-// How a sample's position moves with the offset: 1, -1 where it was reflected, 0 where it was clamped.
-template <typename S>
-struct Slopes {
-  S x, y;
-};
-
 // body(taps, the taps for slopes, Slopes, gradient of the sample, channel, number of channels) for every run of every sample that match
 // `number` contributes, to whichever query of its block.
 template <typename S, typename Gradient, typename Body>
@@ -160,12 +153,11 @@ static inline void each_sample(const GatherParameters& p, const GridPatch& grid,
           const int dx = grid.at(i) * grid.pixels, dy = grid.at(j) * grid.pixels;
           const Taps<S> taps = taps_at(x, y, dx, dy, z.key_height, z.key_width, z.channels, true);
           const Taps<S> beside = taps_at(x, y, dx, dy, z.key_height, z.key_width, z.channels, false);
-          for (int c = 0; c < z.channels; c += kRun) {
+          each_run(z.channels, [&](int c, auto n) {
             S arrived[kRun];
-            const int n = least(kRun, z.channels - c);
             gradient.read(t, to_y, to_x, k, c, n, arrived);
             body(taps, beside, Slopes<S>{ax.slope, ay.slope}, arrived, c, n);
-          }
+          });
         }
       }
     }
@@ -192,25 +184,22 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
         pack_head(static_cast<const E*>(a.value), b, head, z.key_frames, z.heads, value);
         parallel(z.frames * p.blocks() * p.matches, 256, [&](int64_t begin, int64_t end) {
           for (int64_t m = begin; m < end; ++m) {
-            S weight = 0, gx = 0, gy = 0;
+            Lanes<S> weight, gx, gy;
             const int f = frames[m];
             if (f >= 0 && f < z.key_frames) {
               each_sample(p, grid, gradient, m, offsets + 2 * m,
-                          [&](const Taps<S>& taps, const Taps<S>& beside, const Slopes<S>& slope, const S* arrived, int c, int n) {
-                            S sample[kRun], dx = 0, dy = 0;
+                          [&](const Taps<S>& taps, const Taps<S>& beside, const Slopes<S>& slope, const S* arrived, int c, auto n) {
+                            S sample[kRun];
                             mix(value.frame(f) + c, taps, n, sample);
-                            weight += dot(sample, arrived, n);
-                            if (a.grad_offsets == nullptr) return;
-                            slopes(value.frame(f) + c, taps, beside, n, arrived, &dx, &dy);
-                            gx += slope.x * dx;
-                            gy += slope.y * dy;
+                            for (int i = 0; i < n; ++i) weight.at[i] += sample[i] * arrived[i];
+                            if (a.grad_offsets != nullptr) slopes(value.frame(f) + c, taps, beside, n, arrived, slope, &gx, &gy);
                           });
             }
-            if (a.grad_weights != nullptr) static_cast<S*>(a.grad_weights)[head_first + m] = weight;
+            if (a.grad_weights != nullptr) static_cast<S*>(a.grad_weights)[head_first + m] = weight.sum();
             if (a.grad_offsets != nullptr) {
               S* out = static_cast<S*>(a.grad_offsets) + 2 * (head_first + m);
-              out[0] = weights[m] * gx;
-              out[1] = weights[m] * gy;
+              out[0] = weights[m] * gx.sum();
+              out[1] = weights[m] * gy.sum();
             }
           }
         });
@@ -219,7 +208,7 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
         const int reach = p.patch.reach() + (p.block - 1) * z.stride;  // a match lies where that of its block's first query does
         push_matches<S>(p.block_sizes(), reach, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_value), [&](int64_t m, S* out) {
           if (weights[m] == S(0)) return;
-          each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>&, const Slopes<S>&, S* arrived, int c, int n) {
+          each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>&, const Slopes<S>&, S* arrived, int c, auto n) {
             for (int i = 0; i < n; ++i) arrived[i] *= weights[m];
             spread(out + c, taps, n, arrived);
           });

@@ -9,6 +9,14 @@ namespace {
 // Channels handled at a time where intermediate results stay in a local array.
 constexpr int kRun = 16;
 
+// body(c, n) for the channels in runs c ... c+n-1. A whole run's n is known to the compiler: its loops become a vector or two.
+template <typename Body>
+static inline void each_run(int channels, const Body& body) {
+  int c = 0;
+  for (; c + kRun <= channels; c += kRun) body(c, Constant<kRun>());
+  if (c < channels) body(c, channels - c);
+}
+
 // The four pixels around a position, and how far the position lies towards the second of each pair.
 template <typename S>
 struct Taps {
@@ -28,6 +36,19 @@ static inline Taps<S> taps_at(const Split<S>& x, const Split<S>& y, int dx, int 
   return {(r0 + x0) * channels, (r0 + x1) * channels, (r1 + x0) * channels, (r1 + x1) * channels, x.fraction, y.fraction};
 }
 
+// A sum over channels that stays apart by lanes until its end: vectors all the way, and the same result however channels come in runs.
+template <typename S>
+struct Lanes {
+  S at[kRun] = {};
+  S sum() const {
+    S left[kRun];
+    for (int i = 0; i < kRun; ++i) left[i] = at[i];
+    for (int half = kRun / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) left[i] += left[i + half];
+    return left[0];
+  }
+};
+
 // out = the sample.
 template <typename S>
 static inline void mix(const S* frame, const Taps<S>& t, int channels, S* __restrict__ out) {
@@ -41,11 +62,18 @@ static inline void mix(const S* frame, const Taps<S>& t, int channels, S* __rest
   for (int i = 0; i < channels; ++i) out[i] = w00 * a[i] + w01 * b[i] + w10 * c[i] + w11 * d[i];
 }
 
-// The sums over channels of d[i] * dsample[i]/dx, and the same for y; at most kRun channels. At a whole coordinate the derivative is the
+// How a sample's position moves with the offset: 1, -1 where it was reflected, 0 where it was clamped.
+template <typename S>
+struct Slopes {
+  S x, y;
+};
+
+// Adds d[i] * dsample[i]/dx, times its slope, to the lanes of gx, and the same for y; at most kRun channels. At a whole coordinate the derivative is the
 // right-hand one, to a tap that has weight 0 in the sample: `beside` are the taps without `tight`, `t` those with it. What is no
 // number there gives way to what `t` has in its place, so that it cannot leak in here either.
 template <typename S>
-static inline void slopes(const S* frame, const Taps<S>& t, const Taps<S>& beside, int channels, const S* d, S* gx, S* gy) {
+static inline void slopes(const S* frame, const Taps<S>& t, const Taps<S>& beside, int channels, const S* d, const Slopes<S>& slope,
+                          Lanes<S>* gx, Lanes<S>* gy) {
   const S *k00 = frame + t.i00, *k01 = frame + beside.i01, *k10 = frame + beside.i10, *k11 = frame + beside.i11;
   S numbers[3][kRun];
   if (t.fx == S(0) || t.fy == S(0)) {
@@ -57,16 +85,12 @@ static inline void slopes(const S* frame, const Taps<S>& t, const Taps<S>& besid
     k10 = choose(k10, t.i10, numbers[1]);
     k11 = choose(k11, t.i11, numbers[2]);
   }
-  S sx = 0, sy = 0;
-#pragma omp simd reduction(+ : sx, sy)
   for (int i = 0; i < channels; ++i) {
     const S top = k01[i] - k00[i], bottom = k11[i] - k10[i];
     const S left = k10[i] - k00[i], right = k11[i] - k01[i];
-    sx += d[i] * (top + t.fy * (bottom - top));
-    sy += d[i] * (left + t.fx * (right - left));
+    gx->at[i] += slope.x * d[i] * (top + t.fy * (bottom - top));
+    gy->at[i] += slope.y * d[i] * (left + t.fx * (right - left));
   }
-  *gx += sx;
-  *gy += sy;
 }
 
 // frame += the transpose of sampling, applied to d.
