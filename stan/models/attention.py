@@ -314,7 +314,8 @@ class SpaceTimeAttention(nn.Module):
             the attended features `(N, C, H, W)`, all matches found, and the weights of the best `matches`.
         """
         query, key, value = (
-            channels_last(project(x)).unflatten(0, (clips, -1)) for project in (self.query, self.key, self.value)
+            channels_last(project(x)).unflatten(0, (clips, -1))
+            for project in (self.query, self.key, self.value)
         )  # each (B, T, HD*C, H, W)
         t, plan = query.shape[1], self.alignment.plan
         missing = 0 if plan.causal or earlier is not None else 2 * plan.temporal_window + 1 - t

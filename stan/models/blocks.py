@@ -65,8 +65,15 @@ class _OneSlope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, slope = ctx.saved_tensors
-        below = (x.clamp(max=0) * grad).sum(dtype=slope.dtype)
-        return torch.ops.aten.leaky_relu_backward(grad, x, slope.item(), False), below.view(1)
+        below = x.clamp(max=0)
+        if below.stride() == grad.stride() and grad.is_contiguous(memory_format=torch.channels_last):
+            of_slope = torch.dot(
+                *(a.permute(0, 2, 3, 1).reshape(-1) for a in (below, grad))
+            )  # in memory's order
+        else:
+            of_slope = (below * grad).sum()
+        of_x = torch.ops.aten.leaky_relu_backward(grad, x, slope.item(), False)
+        return of_x, of_slope.to(slope.dtype).view(1)
 
 
 class PReLU(nn.PReLU):

@@ -200,6 +200,9 @@ def weights(
         checks.same_device("scores", scores, scale=scale)
         scale = scale.to(scores.dtype).reshape(-1, 1, 1, 1, 1)  # (HD, 1, 1, 1, 1)
     empty = scores == -math.inf
+    on_cpu = scores.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and not empty.any():  # the rule; asking a GPU would mean to wait for it
+        return (scale * scores).softmax(dim=-1)
     logits = (scale * scores.masked_fill(empty, 0.0)).masked_fill(empty, -math.inf)
     logits = logits.masked_fill(empty.all(dim=-1, keepdim=True), 0.0)  # softmax of nothing but -inf is NaN
     return logits.softmax(dim=-1).masked_fill(empty, 0.0)

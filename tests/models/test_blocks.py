@@ -10,7 +10,14 @@ from torch import nn
 
 from stan.inference.memory import peak_allocation
 from stan.models.aggregation import StackAggregation, SumAggregation, Values
-from stan.models.blocks import ChannelAttention, ChannelNorm, FoldedConv3d, StochasticDepth
+from stan.models.blocks import (
+    ChannelAttention,
+    ChannelNorm,
+    FoldedConv3d,
+    PReLU,
+    StochasticDepth,
+    channels_last,
+)
 from stan.models.window import (
     Size,
     WindowAttention,
@@ -43,6 +50,48 @@ def test_channel_attention_gates_each_frame_by_its_own_mean() -> None:
     value = sum(weight[i] * mean[:, i : i + 5] for i in range(3))
     torch.testing.assert_close(gate(x), x * value.sigmoid()[..., None, None])
     torch.testing.assert_close(gate(x)[1:2], gate(x[1:2]))
+
+
+def test_gradients_through_a_channel_gate() -> None:
+    gate = ChannelAttention().double()
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gate, (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "formats", list(itertools.product([torch.contiguous_format, torch.channels_last], repeat=2))
+)
+def test_prelu_is_that_of_torch(
+    dtype: torch.dtype, formats: tuple[torch.memory_format, torch.memory_format]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (
+        torch.randn(2, 5, 7, 9, generator=generator, dtype=torch.float64).to(dtype, memory_format=f)
+        for f in formats
+    )
+    results = []
+    for module in (PReLU(), nn.PReLU()):
+        module.to(dtype)
+        leaf = x.clone().requires_grad_()
+        result = module(leaf)
+        result.backward(grad)
+        results.append((result.detach(), leaf.grad, module.weight.grad))
+    ours, torchs = results
+    assert torch.equal(ours[0], torchs[0])
+    assert torch.equal(ours[1], torchs[1])
+    torch.testing.assert_close(ours[2], torchs[2], rtol=0.02 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(PReLU().to(dtype)(x), ours[0])
+
+
+def test_channels_last_is_a_format_for_values_and_gradients() -> None:
+    x = torch.randn(2, 4, 5, 6, requires_grad=True)
+    y = channels_last(x)
+    assert torch.equal(y, x) and y.is_contiguous(memory_format=torch.channels_last)
+    grad = torch.randn(2, 4, 5, 6)
+    (arrived,) = torch.autograd.grad(y, x, grad)
+    assert torch.equal(arrived, grad) and arrived.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("groups", "kernel"), [(1, (1, 3, 3)), (3, (4, 3, 3)), (2, (5, 1, 1))])

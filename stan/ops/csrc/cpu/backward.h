@@ -132,63 +132,69 @@ static void match_backward_with(const MatchBackwardArguments& a) {
   const Sizes& z = p.sizes;
   const int channels = z.channels;
   const int64_t plane = int64_t(z.height) * z.width;
-  Block<S> query_memory(z.frames * plane * channels), key_memory(int64_t(z.frames) * z.key_height * z.key_width * channels);
-  const Pixels<S> query{query_memory.get(), z.height, z.width, channels};
-  const Pixels<S> key{key_memory.get(), z.key_height, z.key_width, channels};
+  const int64_t query_size = z.frames * plane * channels, key_size = int64_t(z.frames) * z.key_height * z.key_width * channels;
   const bool by_query = a.grad_query != nullptr || a.grad_flow != nullptr || a.grad_offsets_in != nullptr;
 
-  for (int64_t b = 0; b < z.batch; ++b) {
-    for (int head = 0; head < z.heads; ++head) {
-      pack_head(static_cast<const E*>(a.query), b, head, z.frames, z.heads, query);
-      pack_head(static_cast<const E*>(a.key), b, head, z.frames, z.heads, key);
-      if (by_query) {
-        Block<S> sum(a.grad_query != nullptr ? plane * channels : 0);
-        for (int t = 0; t < z.frames; ++t) {
-          if (a.grad_query == nullptr) {
-            pull_frame<S>(a, query, key, b, head, t, nullptr);
-            continue;
-          }
-          parallel(plane * channels, 1 << 14, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) sum[i] = 0;
-          });
-          pull_frame<S>(a, query, key, b, head, t, sum.get());
-          E* out = static_cast<E*>(a.grad_query) + head_start(b, t, head, z.frames, z.heads, channels, plane);
-          parallel(z.height, 8, [&](int64_t begin, int64_t end) {
-            for (int64_t y = begin; y < end; ++y)
-              channels_first<S>(sum.get() + y * z.width * channels, z.width, channels, out + y * z.width, plane);
-          });
+  const auto one_head = [&](int64_t b, int head) {
+    Block<S> query_memory(query_size), key_memory(key_size);
+    const Pixels<S> query{query_memory.get(), z.height, z.width, channels};
+    const Pixels<S> key{key_memory.get(), z.key_height, z.key_width, channels};
+    pack_head(static_cast<const E*>(a.query), b, head, z.frames, z.heads, query);
+    pack_head(static_cast<const E*>(a.key), b, head, z.frames, z.heads, key);
+    if (by_query) {
+      Block<S> sum(a.grad_query != nullptr ? plane * channels : 0);
+      for (int t = 0; t < z.frames; ++t) {
+        if (a.grad_query == nullptr) {
+          pull_frame<S>(a, query, key, b, head, t, nullptr);
+          continue;
         }
-      }
-      if (a.grad_key != nullptr) {
-        const int64_t head_first = (b * z.heads + head) * z.frames * z.queries() * p.matches;
-        const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
-        const S* grad_scores = static_cast<const S*>(a.grad_scores) + head_first;
-        const int32_t* frames = a.frames + head_first;
-        push_matches<S>(z, p.patch.reach(), p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_key), [&](int64_t m, S* out) {
-          const S g = grad_scores[m];
-          if (g == S(0)) return;
-          const int64_t number = m / p.matches;
-          const int x = int(number % z.query_width) * z.stride;
-          const int y = int(number / z.query_width % z.query_height) * z.stride;
-          const int t = int(number / z.queries());
-          const Split<S> px = match_position(x, offsets[2 * m], z.key_width);
-          const Split<S> py = match_position(y, offsets[2 * m + 1], z.key_height);
-          for (int j = 0; j < p.patch.side; ++j) {
-            for (int i = 0; i < p.patch.side; ++i) {
-              const int dx = p.patch.offset(i), dy = p.patch.offset(j);
-              const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, true);
-              const S* q = query.frame(t) + (int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width)) * channels;
-              each_run(channels, [&](int c, auto n) {
-                S sample[kRun], d[kRun];
-                mix(key.frame(frames[m]) + c, taps, n, sample);
-                score_derivative(p.metric, g, q + c, sample, n, d);
-                spread(out + c, taps, n, d);
-              });
-            }
-          }
+        parallel(plane * channels, 1 << 14, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) sum[i] = 0;
+        });
+        pull_frame<S>(a, query, key, b, head, t, sum.get());
+        E* out = static_cast<E*>(a.grad_query) + head_start(b, t, head, z.frames, z.heads, channels, plane);
+        parallel(z.height, 8, [&](int64_t begin, int64_t end) {
+          for (int64_t y = begin; y < end; ++y)
+            channels_first<S>(sum.get() + y * z.width * channels, z.width, channels, out + y * z.width, plane);
         });
       }
     }
+    if (a.grad_key != nullptr) {
+      const int64_t head_first = (b * z.heads + head) * z.frames * z.queries() * p.matches;
+      const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
+      const S* grad_scores = static_cast<const S*>(a.grad_scores) + head_first;
+      const int32_t* frames = a.frames + head_first;
+      push_matches<S>(z, p.patch.reach(), p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_key), [&](int64_t m, S* out) {
+        const S g = grad_scores[m];
+        if (g == S(0)) return;
+        const int64_t number = m / p.matches;
+        const int x = int(number % z.query_width) * z.stride;
+        const int y = int(number / z.query_width % z.query_height) * z.stride;
+        const int t = int(number / z.queries());
+        const Split<S> px = match_position(x, offsets[2 * m], z.key_width);
+        const Split<S> py = match_position(y, offsets[2 * m + 1], z.key_height);
+        for (int j = 0; j < p.patch.side; ++j) {
+          for (int i = 0; i < p.patch.side; ++i) {
+            const int dx = p.patch.offset(i), dy = p.patch.offset(j);
+            const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, true);
+            const S* q = query.frame(t) + (int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width)) * channels;
+            each_run(channels, [&](int c, auto n) {
+              S sample[kRun], d[kRun];
+              mix(key.frame(frames[m]) + c, taps, n, sample);
+              score_derivative(p.metric, g, q + c, sample, n, d);
+              spread(out + c, taps, n, d);
+            });
+          }
+        }
+      });
+    }
+  };
+  if (a.grad_flow != nullptr && p.flow_heads == 1) {  // heads that share a flow add to its gradient one after the other
+    each_head(z.batch, 1, query_size + key_size, [&](int64_t b, int) {
+      for (int head = 0; head < z.heads; ++head) one_head(b, head);
+    });
+  } else {
+    each_head(z.batch, z.heads, query_size + key_size, one_head);
   }
 }
 

@@ -69,18 +69,17 @@ static void gather_row(const GatherArguments& a, const Pixels<S>& value, const G
 template <typename S, typename E>
 static void gather_with(const GatherArguments& a) {
   const Sizes& z = a.p.sizes;
-  Block<S> memory(int64_t(z.key_frames) * z.key_height * z.key_width * z.channels);
-  const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
+  const int64_t size = int64_t(z.key_frames) * z.key_height * z.key_width * z.channels;
   const GridPatch grid = grid_patch(a.p.patch, z.stride);
-  for (int64_t b = 0; b < z.batch; ++b) {
-    for (int head = 0; head < z.heads; ++head) {
-      pack_head(static_cast<const E*>(a.value), b, head, z.key_frames, z.heads, value);
-      parallel(int64_t(z.frames) * z.query_height, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          gather_row<S, E>(a, value, grid, b, head, int(i / z.query_height), int(i % z.query_height));
-      });
-    }
-  }
+  each_head(z.batch, z.heads, size, [&](int64_t b, int head) {
+    Block<S> memory(size);
+    const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
+    pack_head(static_cast<const E*>(a.value), b, head, z.key_frames, z.heads, value);
+    parallel(int64_t(z.frames) * z.query_height, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        gather_row<S, E>(a, value, grid, b, head, int(i / z.query_height), int(i % z.query_height));
+    });
+  });
 }
 
 // The gradient that arrives at the outputs of one head, read a run of channels at a time.
@@ -170,52 +169,52 @@ static void gather_backward_with(const GatherBackwardArguments& a) {
   const Sizes& z = p.sizes;
   const GridPatch grid = grid_patch(p.patch, z.stride);
   const bool by_query = a.grad_weights != nullptr || a.grad_offsets != nullptr;
-  Block<S> memory(by_query ? int64_t(z.key_frames) * z.key_height * z.key_width * z.channels : 0);
-  const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
-  ArrivingGradient<S, E> gradient(a, grid);
-  for (int64_t b = 0; b < z.batch; ++b) {
-    for (int head = 0; head < z.heads; ++head) {
-      const int64_t head_first = (b * z.heads + head) * z.frames * p.blocks() * p.matches;
-      const S* weights = static_cast<const S*>(a.weights) + head_first;
-      const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
-      const int32_t* frames = a.frames + head_first;
-      gradient.begin(b, head);
-      if (by_query) {
-        pack_head(static_cast<const E*>(a.value), b, head, z.key_frames, z.heads, value);
-        parallel(z.frames * p.blocks() * p.matches, 256, [&](int64_t begin, int64_t end) {
-          for (int64_t m = begin; m < end; ++m) {
-            Lanes<S> weight, gx, gy;
-            const int f = frames[m];
-            if (f >= 0 && f < z.key_frames) {
-              each_sample(p, grid, gradient, m, offsets + 2 * m,
-                          [&](const Taps<S>& taps, const Taps<S>& beside, const Slopes<S>& slope, const S* arrived, int c, auto n) {
-                            S sample[kRun];
-                            mix(value.frame(f) + c, taps, n, sample);
-                            for (int i = 0; i < n; ++i) weight.at[i] += sample[i] * arrived[i];
-                            if (a.grad_offsets != nullptr) slopes(value.frame(f) + c, taps, beside, n, arrived, slope, &gx, &gy);
-                          });
-            }
-            if (a.grad_weights != nullptr) static_cast<S*>(a.grad_weights)[head_first + m] = weight.sum();
-            if (a.grad_offsets != nullptr) {
-              S* out = static_cast<S*>(a.grad_offsets) + 2 * (head_first + m);
-              out[0] = weights[m] * gx.sum();
-              out[1] = weights[m] * gy.sum();
-            }
+  const int64_t value_size = by_query ? int64_t(z.key_frames) * z.key_height * z.key_width * z.channels : 0;
+  const int64_t grad_size = a.stack ? 0 : int64_t(z.frames) * z.queries() * z.channels;
+  each_head(z.batch, z.heads, value_size + grad_size, [&](int64_t b, int head) {
+    Block<S> memory(value_size);
+    const Pixels<S> value{memory.get(), z.key_height, z.key_width, z.channels};
+    ArrivingGradient<S, E> gradient(a, grid);
+    const int64_t head_first = (b * z.heads + head) * z.frames * p.blocks() * p.matches;
+    const S* weights = static_cast<const S*>(a.weights) + head_first;
+    const S* offsets = static_cast<const S*>(a.offsets) + 2 * head_first;
+    const int32_t* frames = a.frames + head_first;
+    gradient.begin(b, head);
+    if (by_query) {
+      pack_head(static_cast<const E*>(a.value), b, head, z.key_frames, z.heads, value);
+      parallel(z.frames * p.blocks() * p.matches, 256, [&](int64_t begin, int64_t end) {
+        for (int64_t m = begin; m < end; ++m) {
+          Lanes<S> weight, gx, gy;
+          const int f = frames[m];
+          if (f >= 0 && f < z.key_frames) {
+            each_sample(p, grid, gradient, m, offsets + 2 * m,
+                        [&](const Taps<S>& taps, const Taps<S>& beside, const Slopes<S>& slope, const S* arrived, int c, auto n) {
+                          S sample[kRun];
+                          mix(value.frame(f) + c, taps, n, sample);
+                          for (int i = 0; i < n; ++i) weight.at[i] += sample[i] * arrived[i];
+                          if (a.grad_offsets != nullptr) slopes(value.frame(f) + c, taps, beside, n, arrived, slope, &gx, &gy);
+                        });
           }
-        });
-      }
-      if (a.grad_value != nullptr) {
-        const int reach = p.patch.reach() + (p.block - 1) * z.stride;  // a match lies where that of its block's first query does
-        push_matches<S>(p.block_sizes(), reach, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_value), [&](int64_t m, S* out) {
-          if (weights[m] == S(0)) return;
-          each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>&, const Slopes<S>&, S* arrived, int c, auto n) {
-            for (int i = 0; i < n; ++i) arrived[i] *= weights[m];
-            spread(out + c, taps, n, arrived);
-          });
-        });
-      }
+          if (a.grad_weights != nullptr) static_cast<S*>(a.grad_weights)[head_first + m] = weight.sum();
+          if (a.grad_offsets != nullptr) {
+            S* out = static_cast<S*>(a.grad_offsets) + 2 * (head_first + m);
+            out[0] = weights[m] * gx.sum();
+            out[1] = weights[m] * gy.sum();
+          }
+        }
+      });
     }
-  }
+    if (a.grad_value != nullptr) {
+      const int reach = p.patch.reach() + (p.block - 1) * z.stride;  // a match lies where that of its block's first query does
+      push_matches<S>(p.block_sizes(), reach, p.matches, b, head, offsets, frames, static_cast<E*>(a.grad_value), [&](int64_t m, S* out) {
+        if (weights[m] == S(0)) return;
+        each_sample(p, grid, gradient, m, offsets + 2 * m, [&](const Taps<S>& taps, const Taps<S>&, const Slopes<S>&, S* arrived, int c, auto n) {
+          for (int i = 0; i < n; ++i) arrived[i] *= weights[m];
+          spread(out + c, taps, n, arrived);
+        });
+      });
+    }
+  });
 }
 
 }  // namespace

@@ -244,27 +244,26 @@ static void gather_quickly(const GatherArguments& a) {
   const Sizes& z = a.p.sizes;
   constexpr int kMost = 16;
   const auto padded = [](int channels) { return channels <= 4 ? 4 : channels <= 8 ? 8 : kMost; };
-  Block<float> memory(int64_t(z.key_frames) * z.key_height * z.key_width * padded(z.channels));
+  const int64_t size = int64_t(z.key_frames) * z.key_height * z.key_width * padded(z.channels);
   const bool tiles = z.stride == 1 && a.p.block % 2 == 0;
-  for (int64_t b = 0; b < z.batch; ++b) {
-    for (int head = 0; head < z.heads; ++head) {
-      for (int c = 0; c < z.channels; c += kMost) {
-        const int n = least(kMost, z.channels - c);
-        const auto run = [&](auto width, auto tile) {
-          const Pixels<float> value{memory.get(), z.key_height, z.key_width, width};
-          const QuickGather<decltype(width)::value, decltype(tile)::value, E> gather(a, b, head, c, n, value);
-          gather.pack();
-          gather.run();
-        };
-        const auto with_tile = [&](auto width) { tiles ? run(width, Constant<2>()) : run(width, Constant<1>()); };
-        switch (padded(n)) {
-          case 4: with_tile(Constant<4>()); break;
-          case 8: with_tile(Constant<8>()); break;
-          default: with_tile(Constant<kMost>());
-        }
+  each_head(z.batch, z.heads, size, [&](int64_t b, int head) {
+    Block<float> memory(size);
+    for (int c = 0; c < z.channels; c += kMost) {
+      const int n = least(kMost, z.channels - c);
+      const auto run = [&](auto width, auto tile) {
+        const Pixels<float> value{memory.get(), z.key_height, z.key_width, width};
+        const QuickGather<decltype(width)::value, decltype(tile)::value, E> gather(a, b, head, c, n, value);
+        gather.pack();
+        gather.run();
+      };
+      const auto with_tile = [&](auto width) { tiles ? run(width, Constant<2>()) : run(width, Constant<1>()); };
+      switch (padded(n)) {
+        case 4: with_tile(Constant<4>()); break;
+        case 8: with_tile(Constant<8>()); break;
+        default: with_tile(Constant<kMost>());
       }
     }
-  }
+  });
 }
 
 }  // namespace

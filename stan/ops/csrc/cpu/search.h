@@ -176,16 +176,15 @@ static void search_row(const SearchArguments& a, const Pixels<S>& key, int64_t b
 template <typename S, typename E>
 static void search_with(const SearchArguments& a) {
   const Sizes& z = a.p.sizes;
-  Block<S> memory(int64_t(z.frames) * z.key_height * z.key_width * z.channels);
-  const Pixels<S> key{memory.get(), z.key_height, z.key_width, z.channels};
-  for (int64_t b = 0; b < z.batch; ++b) {
-    for (int head = 0; head < z.heads; ++head) {
-      pack_head(static_cast<const E*>(a.key), b, head, z.frames, z.heads, key);
-      parallel(int64_t(z.frames) * z.query_height, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) search_row<S, E>(a, key, b, head, int(i / z.query_height), int(i % z.query_height));
-      });
-    }
-  }
+  const int64_t size = int64_t(z.frames) * z.key_height * z.key_width * z.channels;
+  each_head(z.batch, z.heads, size, [&](int64_t b, int head) {
+    Block<S> memory(size);
+    const Pixels<S> key{memory.get(), z.key_height, z.key_width, z.channels};
+    pack_head(static_cast<const E*>(a.key), b, head, z.frames, z.heads, key);
+    parallel(int64_t(z.frames) * z.query_height, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) search_row<S, E>(a, key, b, head, int(i / z.query_height), int(i % z.query_height));
+    });
+  });
 }
 
 }  // namespace

@@ -274,28 +274,26 @@ static void search_frames(const SearchArguments& a, int rows, int64_t frame_size
   const SearchParameters& p = a.p;
   const Sizes& z = p.sizes;
   const int kept = least(p.windows, z.frames);
-  Block<float> memory(kept * frame_size);
-  const auto frame_of = [&](int f) { return memory.get() + f % kept * frame_size; };
   const int64_t key_plane = int64_t(z.key_height) * z.key_width;
-  for (int64_t b = 0; b < z.batch; ++b) {
-    for (int head = 0; head < z.heads; ++head) {
-      int filled = 0;  // frames laid out so far
-      for (int t = 0; t < z.frames; ++t) {
-        const int end = p.causal ? t + 1 : first_frame(t, z.frames, p.temporal_window) + p.windows;
-        const int64_t fresh = int64_t(end - filled) * rows;
-        parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
-          for (int64_t i = begin; i < stop; ++i) {
-            const int f = filled + int(i / rows);
-            const E* in = static_cast<const E*>(a.key) + head_start(b, f, head, z.frames, z.heads, z.channels, key_plane);
-            fill(in, int(i % rows), frame_of(f));
-          }
-        });
-        finish(filled, fresh, frame_of);
-        filled = end;
-        search(b, head, t, frame_of);
-      }
+  each_head(z.batch, z.heads, kept * frame_size, [&](int64_t b, int head) {
+    Block<float> memory(kept * frame_size);
+    const auto frame_of = [&](int f) { return memory.get() + f % kept * frame_size; };
+    int filled = 0;  // frames laid out so far
+    for (int t = 0; t < z.frames; ++t) {
+      const int end = p.causal ? t + 1 : first_frame(t, z.frames, p.temporal_window) + p.windows;
+      const int64_t fresh = int64_t(end - filled) * rows;
+      parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
+        for (int64_t i = begin; i < stop; ++i) {
+          const int f = filled + int(i / rows);
+          const E* in = static_cast<const E*>(a.key) + head_start(b, f, head, z.frames, z.heads, z.channels, key_plane);
+          fill(in, int(i % rows), frame_of(f));
+        }
+      });
+      finish(filled, fresh, frame_of);
+      filled = end;
+      search(b, head, t, frame_of);
     }
-  }
+  });
 }
 
 template <Metric kMetric, typename E>

@@ -73,6 +73,22 @@ static void parallel(int64_t count, int64_t grain, const Body& body) {
   if (torch_parallel_for(0, threads, 1, work, &shared) != 0) throw_failed_thread();
 }
 
+// body(b, head) for every head of every batch item, each of which holds `size` numbers and is itself cut by `parallel`. Where there are as
+// many as threads, small ones go side by side, a thread each (what is nested runs in the thread it is in): cut inside, threads would
+// wait for each other longer than they work.
+template <typename Body>
+static void each_head(int64_t batch, int heads, int64_t size, const Body& body) {
+  constexpr int64_t kSmall = int64_t{1} << 20;
+  uint32_t threads = 1;
+  torch_get_num_threads(&threads);
+  const int64_t count = batch * heads;
+  const auto some = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(i / heads, int(i % heads));
+  };
+  const bool even = count % threads == 0 || count >= 4 * int64_t(threads);
+  size <= kSmall && even ? parallel(count, 1, some) : some(0, count);
+}
+
 // --- element types ---
 
 struct Half {
