@@ -36,7 +36,7 @@ def refine(query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, spec: Re
 
 
 def _placed(found: Matches, around: Tensor | None) -> Matches:
-    """Places depend on what they were searched around alone: without a gradient there, a gather need not compute theirs."""
+    """Places depend on what they were searched around alone: without a gradient there, no gather has to make theirs."""
     moves = around is not None and around.requires_grad
     return found if moves else Matches(found.scores, found.offsets.detach(), found.frames)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -115,8 +117,29 @@ def training_loader(
         config.data.batch_size, rank=rank, world_size=world_size, start_step=start, steps=ENDLESS
     )
     return DataLoader(
-        samples, batch_sampler=sampler, num_workers=workers, pin_memory=pinned, persistent_workers=workers > 0
+        samples,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        worker_init_fn=_outlive_a_signal if workers else None,
     )
+
+
+def _outlive_a_signal(worker: int) -> None:
+    """Let a loader process survive one SIGTERM.
+
+    What stops all processes of a job, as `timeout` and systemd do, must not take the next batch from a trainer that
+    finishes its step. The trainer ends its loaders; a second signal does too.
+    """
+    came: list[int] = []
+
+    def once(number: int, frame: FrameType | None) -> None:
+        if came:
+            os._exit(1)
+        came.append(number)
+
+    signal.signal(signal.SIGTERM, once)
 
 
 def fits_memory(config: Config) -> None:

@@ -182,9 +182,10 @@ class DenoisingModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the checkpoint usable on its own: the weights to use, architecture and settings."""
         network = self.best_network
+        kept = [self.sigmas] if self.replay is None else [self.sigmas, self.replay.sigmas]
         network.trained = Trained(
             RECORDED if takes_noisy(self.config.data.kind) else self.config.noise.kind,
-            (self.sigmas.low, self.sigmas.high),
+            (min(levels.low for levels in kept), max(levels.high for levels in kept)),
             self.global_step,
             self.degradation.task,
             self.degradation.settings,

@@ -155,13 +155,16 @@ def test_another_task_than_the_checkpoints_is_noted(
 def test_fine_tuning_keeps_up_what_was_undone_before(
     here: Callable, davis_root: Path, trained: Callable, tmp_path: Path
 ) -> None:
+    before = trained("deblur") / "last.ckpt"
     done = here(
-        "finetune", "finetune/davis.yaml", f"checkpoint={trained('deblur') / 'last.ckpt'}", f"data.root={davis_root}",
-        f"output={tmp_path}", *SMALL[:8], "optimizer.warmup_steps=0", "trainer.max_steps=2", "noise.sigma=0",
+        "finetune", "finetune/davis.yaml", f"checkpoint={before}", f"data.root={davis_root}",
+        f"output={tmp_path}", *SMALL[:8], "optimizer.warmup_steps=0", "trainer.max_steps=2", "noise.sigma=70",
         "task=compression", "finetune.replay=0.5",
     )  # fmt: skip
     assert "task compression" in done.stdout
-    assert content(tmp_path / "last.ckpt")["stan"]["trained"]["task"] == "compression"
+    record = content(tmp_path / "last.ckpt")["stan"]["trained"]
+    assert record["task"] == "compression"
+    assert record["sigma"] == [content(before)["stan"]["trained"]["sigma"][0], 70]  # both are kept up
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,12 @@ def test_prelu_is_that_of_torch(
 def test_channels_last_is_a_format_for_values_and_gradients() -> None:
     x = torch.randn(2, 4, 5, 6, requires_grad=True)
     y = channels_last(x)
-    assert torch.equal(y, x) and y.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
     grad = torch.randn(2, 4, 5, 6)
     (arrived,) = torch.autograd.grad(y, x, grad)
-    assert torch.equal(arrived, grad) and arrived.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(arrived, grad)
+    assert arrived.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("groups", "kernel"), [(1, (1, 3, 3)), (3, (4, 3, 3)), (2, (5, 1, 1))])
