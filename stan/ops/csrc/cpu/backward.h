@@ -62,6 +62,20 @@ static inline void score_derivative(Metric metric, S g, const S* query, const S*
   }
 }
 
+// body(taps, dx, dy, query pixel) for every pixel of the patch of a match: (dx, dy) from the positions (px, py) of the match and (x, y) of
+// its query.
+template <typename S, typename Body>
+static inline void each_pixel(const SearchParameters& p, const Split<S>& px, const Split<S>& py, int x, int y, const Body& body) {
+  const Sizes& z = p.sizes;
+  for (int j = 0; j < p.patch.side; ++j) {
+    for (int i = 0; i < p.patch.side; ++i) {
+      const int dx = p.patch.offset(i), dy = p.patch.offset(j);
+      const int64_t pixel = int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width);
+      body(taps_at(px, py, dx, dy, z.key_height, z.key_width, z.channels, true), dx, dy, pixel);
+    }
+  }
+}
+
 // The pass by query over one frame t of one head. `sum` gathers the gradient of the frame's query pixels, channels last.
 template <typename S>
 static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, const Pixels<S>& key, int64_t b, int head, int t,
@@ -90,30 +104,25 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
         if (g != S(0)) {
           const Split<S> px = match_position(x, offsets[2 * m], z.key_width);
           const Split<S> py = match_position(y, offsets[2 * m + 1], z.key_height);
-          for (int j = 0; j < p.patch.side; ++j) {
-            for (int i = 0; i < p.patch.side; ++i) {
-              const int dx = p.patch.offset(i), dy = p.patch.offset(j);
-              const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, true);
-              const Taps<S> beside = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, false);
-              const int64_t pixel = int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width);
-              const S* q = query.frame(t) + pixel * channels;
-              each_run(channels, [&](int c, auto n) {
-                S sample[kRun], d[kRun];
-                mix(key.frame(f) + c, taps, n, sample);
-                score_derivative(p.metric, g, q + c, sample, n, d);
-                if (positions.needed()) slopes(key.frame(f) + c, taps, beside, n, d, Slopes<S>{1, 1}, &gx, &gy);
-                if (sum == nullptr) return;
-                S* __restrict__ out = sum + pixel * channels + c;
-                if (p.metric == Metric::l2) {
+          each_pixel(p, px, py, x, y, [&](const Taps<S>& taps, int dx, int dy, int64_t pixel) {
+            const Taps<S> beside = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, false);
+            const S* q = query.frame(t) + pixel * channels;
+            each_run(channels, [&](int c, auto n) {
+              S sample[kRun], d[kRun];
+              mix(key.frame(f) + c, taps, n, sample);
+              score_derivative(p.metric, g, q + c, sample, n, d);
+              if (positions.needed()) slopes(key.frame(f) + c, taps, beside, n, d, Slopes<S>{1, 1}, &gx, &gy);
+              if (sum == nullptr) return;
+              S* __restrict__ out = sum + pixel * channels + c;
+              if (p.metric == Metric::l2) {
 #pragma omp simd
-                  for (int e = 0; e < n; ++e) out[e] -= d[e];
-                } else {
+                for (int e = 0; e < n; ++e) out[e] -= d[e];
+              } else {
 #pragma omp simd
-                  for (int e = 0; e < n; ++e) out[e] += g * sample[e];
-                }
-              });
-            }
-          }
+                for (int e = 0; e < n; ++e) out[e] += g * sample[e];
+              }
+            });
+          });
         }
         if (positions.needed()) positions.add(t, in_frame, x, y, m, f, grad_offsets[2 * m] + gx.sum(), grad_offsets[2 * m + 1] + gy.sum());
       }
@@ -173,19 +182,15 @@ static void match_backward_with(const MatchBackwardArguments& a) {
         const int t = int(number / z.queries());
         const Split<S> px = match_position(x, offsets[2 * m], z.key_width);
         const Split<S> py = match_position(y, offsets[2 * m + 1], z.key_height);
-        for (int j = 0; j < p.patch.side; ++j) {
-          for (int i = 0; i < p.patch.side; ++i) {
-            const int dx = p.patch.offset(i), dy = p.patch.offset(j);
-            const Taps<S> taps = taps_at(px, py, dx, dy, z.key_height, z.key_width, channels, true);
-            const S* q = query.frame(t) + (int64_t(reflect_index(y + dy, z.height)) * z.width + reflect_index(x + dx, z.width)) * channels;
-            each_run(channels, [&](int c, auto n) {
-              S sample[kRun], d[kRun];
-              mix(key.frame(frames[m]) + c, taps, n, sample);
-              score_derivative(p.metric, g, q + c, sample, n, d);
-              spread(out + c, taps, n, d);
-            });
-          }
-        }
+        each_pixel(p, px, py, x, y, [&](const Taps<S>& taps, int, int, int64_t pixel) {
+          const S* q = query.frame(t) + pixel * channels;
+          each_run(channels, [&](int c, auto n) {
+            S sample[kRun], d[kRun];
+            mix(key.frame(frames[m]) + c, taps, n, sample);
+            score_derivative(p.metric, g, q + c, sample, n, d);
+            spread(out + c, taps, n, d);
+          });
+        });
       });
     }
   };
