@@ -174,9 +174,10 @@ class ClipsModule(pl.LightningDataModule):
 
         Raises:
             ConfigError: for batches that no memory of this machine can hold.
+            StanError: for data that crops and clips of this size cannot be cut from.
         """
         fits_memory(self.config)
-        open_training_parts(self.config)
+        training_samples(self.config)
         if self.config.validation.every:
             open_validation_clips(self.config)
 

@@ -231,4 +231,5 @@ def test_loggers(run_stan: Callable, davis_root: Path, tmp_path: Path, logger: s
 def test_small_clips_are_named(run_stan: Callable, davis_root: Path, tmp_path: Path) -> None:
     done = run_stan(*words(davis_root, tmp_path / "x", "data.crop=64", "trainer.max_steps=3"), code=2)
     assert "data.crop=64" in done.stderr
+    assert not (tmp_path / "x").exists()  # nothing is left of a training that never began
     assert "a (64x48)" in done.stderr
