@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from stan.config import Config
 from stan.data.cache import cached
 from stan.data.clips import Clip
 from stan.data.pairs import PairedClip
-from stan.data.sampling import MixedClips, PannedStills, StepSampler, TrainingClips, TrainingPairs
+from stan.data.sampling import MixedClips, PannedStills, TrainingClips, TrainingPairs
 from stan.data.sources import open_clips, takes_noisy
 from stan.errors import ConfigError, nearest
+from stan.training.loading import TrainingBatches
 from stan.training.validation import open_validation_clips
-
-ENDLESS = 2**53  # the trainer's max_steps ends the run; a length of its own would end a resumed one too early
 
 
 class Part(NamedTuple):
@@ -93,55 +90,6 @@ def training_samples(config: Config, parts: Sequence[Part] | None = None) -> Dat
     return mixed[0][0] if len(mixed) == 1 else MixedClips(mixed, config.seed)
 
 
-def training_loader(
-    config: Config,
-    samples: Dataset[Tensor],
-    *,
-    workers: int,
-    rank: int = 0,
-    world_size: int = 1,
-    start: int = 0,
-    pinned: bool = False,
-) -> DataLoader[Tensor]:
-    """Endless batches of samples.
-
-    Args:
-        config: the resolved configuration.
-        samples: by number, see `training_samples`.
-        workers: loader processes; the batches do not depend on it.
-        rank, world_size: which process of how many the batches are for.
-        start: the first batch.
-        pinned: lay them in memory from which a GPU copies quickly.
-    """
-    sampler = StepSampler(
-        config.data.batch_size, rank=rank, world_size=world_size, start_step=start, steps=ENDLESS
-    )
-    return DataLoader(
-        samples,
-        batch_sampler=sampler,
-        num_workers=workers,
-        pin_memory=pinned,
-        persistent_workers=workers > 0,
-        worker_init_fn=_outlive_a_signal if workers else None,
-    )
-
-
-def _outlive_a_signal(worker: int) -> None:
-    """Let a loader process survive one SIGTERM.
-
-    What stops all processes of a job, as `timeout` and systemd do, must not take the next batch from a trainer that
-    finishes its step. The trainer ends its loaders; a second signal does too.
-    """
-    came: list[int] = []
-
-    def once(number: int, frame: FrameType | None) -> None:
-        if came:
-            os._exit(1)
-        came.append(number)
-
-    signal.signal(signal.SIGTERM, once)
-
-
 def fits_memory(config: Config) -> None:
     """Check that one batch, a byte a value, fits into the memory that this machine has.
 
@@ -181,11 +129,11 @@ class ClipsModule(pl.LightningDataModule):
         if self.config.validation.every:
             open_validation_clips(self.config)
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> TrainingBatches:
         """Batches from the step on that the trainer is at, so that a resumed run sees the same."""
         trainer = self.trainer
         assert trainer is not None
-        return training_loader(
+        return TrainingBatches(
             self.config,
             training_samples(self.config),
             workers=self.config.data.workers,

@@ -119,7 +119,6 @@ def quiet_lightning() -> Iterator[None]:
             "This DataLoader will create",  # more workers than processors: slower, not wrong
             "GPU available but not used",
             "in eval mode at the start",  # the moving average
-            "your dataloader is not resumable",  # our sampler starts at the trainer's step
             "LeafSpec",
             "Grad strides do not match bucket view",  # 1x1 convolutions in channels_last: harmless
         ):

@@ -32,8 +32,9 @@ from stan.experiments.training_bench.timeline import (
     partition,
     visible,
 )
-from stan.training.data_module import training_loader, training_samples
+from stan.training.data_module import training_samples
 from stan.training.fit import build_network
+from stan.training.loading import TrainingBatches
 from stan.training.module import DenoisingModule
 from stan.training.trainer import build_trainer, quiet_lightning
 from tests.conftest import ROOT
@@ -168,7 +169,7 @@ def test_what_is_measured_is_what_trains() -> None:
     for kind in (DenoisingModule, MeasuredModule):
         module = kind(build_network(config), config)
         with quiet_lightning():
-            build_trainer(config).fit(module, training_loader(config, samples, workers=0))
+            build_trainer(config).fit(module, TrainingBatches(config, samples, workers=0))
         weights.append(module.state_dict())
     assert weights[0].keys() == weights[1].keys()
     for key, value in weights[0].items():

@@ -25,10 +25,10 @@ from stan.training.data_module import (
     Part,
     fits_memory,
     open_training_parts,
-    training_loader,
     training_samples,
 )
 from stan.training.fit import build_network
+from stan.training.loading import TrainingBatches
 from stan.training.trainer import build_trainer, quiet_lightning
 from stan.version import __version__
 
@@ -185,7 +185,7 @@ def _measure(config: Config, parts: Sequence[Part], settings: Settings) -> Row:
         trainer = build_trainer(dataclasses.replace(config, trainer=options), [clock])
         device = trainer.strategy.root_device
         pinned = device.type == "cuda"
-        loader = training_loader(config, samples, workers=config.data.workers, pinned=pinned)
+        loader = TrainingBatches(config, samples, workers=config.data.workers, pinned=pinned)
         try:
             trainer.fit(module, loader)
         except SystemExit:  # Lightning's answer to Ctrl-C
@@ -195,7 +195,7 @@ def _measure(config: Config, parts: Sequence[Part], settings: Settings) -> Row:
     batch = config.data.batch_size
     rates = {
         str(workers): batch * _batches_per_second(
-            training_loader(config, samples, workers=workers, pinned=pinned), settings.loader_seconds
+            TrainingBatches(config, samples, workers=workers, pinned=pinned), settings.loader_seconds
         )
         for workers in WORKERS
     }  # fmt: skip
@@ -250,10 +250,10 @@ def costliest(found: Partition, most: int) -> list[dict[str, Any]]:
     ]
 
 
-def _batches_per_second(loader: Any, seconds: float) -> float:
+def _batches_per_second(loader: TrainingBatches, seconds: float) -> float:
     """The rate at which batches come when nobody is in the way; the first ones, which lie ready, do not count."""
     batches = iter(loader)
-    for _ in range(1 + loader.num_workers * (loader.prefetch_factor or 0)):
+    for _ in range(1 + loader.ahead):
         next(batches)
     began, count = time.perf_counter(), 0
     while count < 3 or time.perf_counter() - began < seconds:
