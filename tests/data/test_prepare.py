@@ -21,8 +21,8 @@ from stan.data import prepare as prepare_module
 from stan.data.prepare import DAVIS_ARCHIVES, Prepared, davis_urls, prepare
 from stan.data.sources import SET8
 from stan.errors import ConfigError, DataError
-from tests.conftest import Completed
 from tests.data.conftest import MakeDavis, picture, save
+from tests.forked import Run
 
 SEQUENCES = {"bear": 3, "cows": 2, "dog": 4}
 LISTS = {"train": ["bear", "cows"], "val": ["dog"]}
@@ -279,7 +279,7 @@ def test_download_of_a_damaged_archive_is_removed(
 
 
 def test_the_command_downloads_from_a_mirror(
-    run_stan: Callable[..., Completed], official: Path, mirror: tuple[str, Path], tmp_path: Path
+    run_stan: Callable[..., Run], official: Path, mirror: tuple[str, Path], tmp_path: Path
 ) -> None:
     url, folder = mirror
     zipped(official, folder / DAVIS_ARCHIVES["trainval"])

@@ -26,6 +26,7 @@ from stan.experiments.operator_bench.memory import OUT_OF_MEMORY, Prober
 from stan.experiments.operator_bench.methods import METHODS, OURS, PASSES, agreement, call
 from stan.experiments.operator_bench.report import against_leanest, disagreements, markdown, print_tables
 from stan.experiments.operator_bench.timing import Ceilings
+from tests.forked import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = replace(GOAL, name="small", height=18, width=21)
@@ -168,9 +169,7 @@ def test_work_and_bytes_of_the_operator_page() -> None:
     assert case.volume_bytes() == case.queries * 243 * 28
 
 
-def test_stan_bench_writes_json(
-    run_stan: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_stan_bench_writes_json(run_stan: Callable[..., Run], tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     words = ["--size", "18x21", "--seconds", "0.01", "--methods", "reference,unfold", "--json", path]
     done = run_stan("bench", "op", *words, "--markdown", tmp_path / "bench.md", "--threads", 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from io import StringIO
@@ -38,6 +37,7 @@ from stan.training.loading import TrainingBatches
 from stan.training.module import DenoisingModule
 from stan.training.trainer import build_trainer, quiet_lightning
 from tests.conftest import ROOT
+from tests.forked import Run
 
 SMALL = [
     "data.crop=24", "data.frames=3", "data.batch_size=1", "data.workers=0", "trainer.accelerator=cpu",
@@ -180,9 +180,7 @@ def shares(row: dict) -> dict[str, float]:
     return {part: found["share"] for part, found in row["parts"].items()}
 
 
-def test_the_command_writes_what_it_measured(
-    run_stan: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_the_command_writes_what_it_measured(run_stan: Callable[..., Run], tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
     words = [*SMALL, "--models", "stan_tiny,unet_tiny", "--steps", 2, "--profiled", 2, "--json", path]
     done = run_stan("bench", "train", *words, "--operations", 5, "--threads", 1, cwd=tmp_path)

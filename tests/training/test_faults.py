@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from stan.config.schema import Resumed, on_resuming, option
 from stan.training.lock import only_training
 from stan.training.resuming import what_happens
 from tests.conftest import ROOT
-from tests.training.forked import Forks, Run
+from tests.forked import Forks, Run
 from tests.training.test_runs import assert_same_weights, logged
 
 TINY = (
@@ -38,13 +38,6 @@ def faulty(self, batch, batch_idx):
     return step(self, batch, batch_idx)
 DenoisingModule.training_step = faulty
 """
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    server = Forks(tmp_path_factory.mktemp("forks"))
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -89,6 +89,17 @@ def test_another_seed_gives_other_losses(
     assert logged(tmp_path / "other")[1] != logged(straight)[1]
 
 
+def started(*command: str) -> subprocess.Popen:
+    """The command, in a session of its own: the process group that Ctrl-C reaches in a terminal."""
+    return subprocess.Popen(
+        stan_command(*command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -103,13 +114,7 @@ def test_killed_training_resumes_to_the_same_weights(
     """SIGKILL at some moment after the checkpoint of step 4; the resumed run must end as the straight one."""
     output = tmp_path / "killed"
     command = words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=4")
-    process = subprocess.Popen(
-        stan_command(*command),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = started(*command)
     wait_for((output / "last.ckpt").exists, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -121,8 +126,11 @@ def test_killed_training_resumes_to_the_same_weights(
         assert value == logged(straight)[step]
 
 
-@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["trainer", "all its processes"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
+    ids=["SIGTERM to the trainer", "SIGTERM to all its processes", "Ctrl-C"],
+)
 def test_a_signal_saves_the_state_and_the_same_command_goes_on(
     run_stan: Callable,
     davis_root: Path,
@@ -133,13 +141,7 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(
 ) -> None:
     output = tmp_path / "stopped"
     command = words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=3")
-    process = subprocess.Popen(
-        stan_command(*command),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = started(*command)
     wait_for((output / "last.ckpt").exists, process)
     send(process.pid, number)
     out, err = process.communicate(timeout=120)
@@ -148,6 +150,25 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(
     if process.returncode == 130:  # else the last step was done before the signal came
         assert "goes on from" in out
         run_stan(*command)
+    assert_same_weights(output / "last.ckpt", straight / "last.ckpt")
+
+
+def loaders(process: subprocess.Popen) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def test_a_killed_loader_is_started_anew_and_the_weights_are_the_same(
+    davis_root: Path, straight: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "killed"
+    process = started(*words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=3"))
+    wait_for((output / "last.ckpt").exists, process)
+    (loader,) = loaders(process)
+    os.kill(loader, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "a loader process was killed" in err
     assert_same_weights(output / "last.ckpt", straight / "last.ckpt")
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 class Run:
@@ -34,10 +35,12 @@ class Run:
         return (self.folder / "code").exists()
 
     def wait(self, seconds: float = 240) -> int:
-        """Its exit code; negative for the signal that ended it."""
+        """Its exit code; negative for the signal that ended it. After so many seconds it is killed."""
         end = time.monotonic() + seconds
         while not self.ended:
-            assert time.monotonic() < end, f"not ended after {seconds} s\n{self.stderr}"
+            if time.monotonic() > end:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise AssertionError(f"not ended after {seconds} s\n{self.stderr}")
             time.sleep(0.02)
         return int((self.folder / "code").read_text())
 
@@ -67,18 +70,22 @@ class Forks:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
     def start(self, *words: object, cwd: Path | None = None, setup: str = "") -> Run:
-        """Begin ``stan WORDS`` in a session of its own; `setup` is Python that its process runs first."""
+        """Begin ``stan WORDS`` in a session of its own; `setup` is Python that its process runs first.
+
+        Folder and environment are those of the caller, but for what is read when a library is imported.
+        """
         self.count += 1
         folder = self.folder / str(self.count)
         folder.mkdir()
         order = {
             "words": list(map(str, words)),
             "folder": str(folder),
-            "cwd": str(cwd or ROOT),
+            "cwd": str(cwd or Path.cwd()),
+            "environment": dict(os.environ),
             "setup": setup,
         }
         assert self.process.stdin is not None
@@ -87,10 +94,17 @@ class Forks:
         self.process.stdin.flush()
         return Run(int(self.process.stdout.readline()), folder)
 
-    def __call__(self, *words: object, code: int = 0, cwd: Path | None = None, setup: str = "") -> Run:
-        """Run ``stan WORDS`` to its end; no message may be a traceback."""
+    def __call__(
+        self,
+        *words: object,
+        code: int = 0,
+        cwd: Path | None = None,
+        setup: str = "",
+        timeout: float = 240,
+    ) -> Run:
+        """Run ``stan WORDS`` to its end, which is to come with this exit code; no message may be a traceback."""
         run = self.start(*words, cwd=cwd, setup=setup)
-        assert run.wait() == code, f"{run.stdout}\n{run.stderr}"
+        assert (ended := run.wait(timeout)) == code, f"exit code {ended}\n{run.stdout}\n{run.stderr}"
         assert "Traceback" not in run.stderr, run.stderr
         return run
 
@@ -124,6 +138,9 @@ def _serve() -> None:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
         os.chdir(order["cwd"])
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        sys.path[0] = order["cwd"]  # as `python -m stan.cli` has it
         sys.argv = ["stan", *order["words"]]
         code = 1
         try:
