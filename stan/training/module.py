@@ -23,6 +23,10 @@ from stan.models.checkpoint import describe
 from stan.training.ema import moving_average
 from stan.training.optimizer import fitted_state, learning_rate_factor, named_groups
 
+REPLAYED_ENDS = 1 / 8
+"""Replayed clips with exactly the lowest of a range of old levels, and as many with the highest: the ends, sigma 0 above
+all, are what a network forgets first."""
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -265,7 +269,7 @@ class DenoisingModule(pl.LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Give some of the clips their noise and level from the earlier training."""
         back = random.uniform((len(clean),)) < replay.share
-        level = replay.sigmas.draw(random, len(clean))
+        level = replay.sigmas.draw(random, len(clean), ends=REPLAYED_ENDS)
         earlier = replay.degradation.worsened(clean, replay.noise, level, random)
         return torch.where(back[:, None, None, None, None], earlier, noisy), torch.where(back, level, sigma)
 

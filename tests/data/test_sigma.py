@@ -100,3 +100,13 @@ def test_membership() -> None:
     assert 51 not in parse_sigma("0..50")
     assert 20 in parse_sigma([10, 30])
     assert 70 not in parse_sigma(30)
+
+
+def test_a_share_of_the_levels_lies_at_each_end() -> None:
+    levels = parse_sigma("10..50").draw(NumpyRandom(0), 20_000, ends=1 / 8)
+    for end in (10, 50):
+        assert (levels == end).float().mean().item() == pytest.approx(1 / 8, abs=0.01)
+    inside = levels[(levels > 10) & (levels < 50)]
+    assert inside.mean().item() == pytest.approx(30, abs=0.5)
+    assert inside.std().item() == pytest.approx(40 / 12**0.5, abs=0.3)  # uniform
+    assert set(parse_sigma([10, 30]).draw(NumpyRandom(0), 100, ends=1 / 8).tolist()) == {10, 30}

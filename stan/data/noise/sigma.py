@@ -31,10 +31,17 @@ class SigmaRange:
     high: float
     levels: tuple[float, ...] | None = None
 
-    def draw(self, random: Random, n: int) -> torch.Tensor:
-        """Draw n levels: `(n,)` float32 in 8-bit units, on the device of `random`."""
+    def draw(self, random: Random, n: int, *, ends: float = 0.0) -> torch.Tensor:
+        """Draw n levels: `(n,)` float32 in 8-bit units, on the device of `random`.
+
+        Args:
+            random: where the numbers come from.
+            n: how many.
+            ends: share of the levels of a continuous range that is exactly its lowest one, and as many its highest.
+        """
         u = random.uniform((n,))
         if self.levels is None:
+            u = ((u - ends) / (1 - 2 * ends)).clamp(0, 1) if ends else u
             return self.low + (self.high - self.low) * u
         levels = torch.tensor(self.levels, dtype=torch.float32, device=u.device)
         return levels[(u * len(self.levels)).long().clamp_(max=len(self.levels) - 1)]
