@@ -24,8 +24,8 @@ from stan.training.ema import moving_average
 from stan.training.optimizer import fitted_state, learning_rate_factor, named_groups
 
 REPLAYED_ENDS = 1 / 8
-"""Replayed clips with exactly the lowest of a range of old levels, and as many with the highest: the ends, sigma 0 above
-all, are what a network forgets first."""
+"""Share of the replayed clips with exactly the lowest of a range of old levels; as many get the highest. The ends,
+sigma 0 above all, are what a network forgets first."""
 
 
 @dataclass(frozen=True)
