@@ -110,9 +110,11 @@ class Forks:
 
     def close(self) -> None:
         """End the process."""
+        # By a word: where a process that was forked meanwhile still holds the pipe, closing it would end nothing.
         assert self.process.stdin is not None
+        self.process.stdin.write("\n")
         self.process.stdin.close()
-        self.process.wait()
+        self.process.wait(30)
 
 
 def _serve() -> None:
@@ -120,6 +122,8 @@ def _serve() -> None:
     import stan.training
 
     for line in sys.stdin:
+        if not line.strip():
+            return
         order: dict[str, Any] = json.loads(line)
         keeper = os.fork()  # waits for the run, so that this process need not
         if keeper:

@@ -116,6 +116,7 @@ class ClipsModule(pl.LightningDataModule):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self._batches: TrainingBatches | None = None
 
     def prepare_data(self) -> None:
         """Check the data and fill the cache, once on each machine, before any worker starts.
@@ -133,7 +134,7 @@ class ClipsModule(pl.LightningDataModule):
         """Batches from the step on that the trainer is at, so that a resumed run sees the same."""
         trainer = self.trainer
         assert trainer is not None
-        return TrainingBatches(
+        self._batches = TrainingBatches(
             self.config,
             training_samples(self.config),
             workers=self.config.data.workers,
@@ -142,3 +143,9 @@ class ClipsModule(pl.LightningDataModule):
             start=trainer.global_step * self.config.trainer.accumulate,
             pinned=trainer.strategy.root_device.type == "cuda",
         )
+        return self._batches
+
+    def close(self) -> None:
+        """End the loader processes, after an error too."""
+        if self._batches is not None:
+            self._batches.close()

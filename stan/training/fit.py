@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,11 +157,11 @@ class Job:
         progress = TrainingProgress(self.label, validation)
         began = time.monotonic()
         ended = "failed"
-        with quiet_lightning():
+        with quiet_lightning(), closing(ClipsModule(config)) as data:
             callbacks = [health, validation, checkpoints, progress, stop, log]
             trainer = build_trainer(config, callbacks, build_loggers(config))
             try:
-                trainer.fit(module, datamodule=ClipsModule(config), ckpt_path=self.start.path)
+                trainer.fit(module, datamodule=data, ckpt_path=self.start.path)
                 done = trainer.global_step >= config.trainer.max_steps
                 ended = "done" if done else "ended early" if checkpoints.ended_early else "interrupted"
             except (StopNow, SystemExit):  # Lightning's answer to Ctrl-C before the first step

@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stan.config import Config
 from stan.data.sampling import StepSampler
@@ -57,6 +59,7 @@ class TrainingBatches:
         self._batch, self._samples, self._workers = config.data.batch_size, samples, workers
         self._rank, self._world_size, self._start, self._pinned = rank, world_size, start, pinned
         self.ahead = 2 * workers
+        self._running: weakref.WeakSet[Generator[Tensor, None, None]] = weakref.WeakSet()
 
     def __iter__(self) -> Iterator[Tensor]:
         """Batches from the first one on.
@@ -64,6 +67,16 @@ class TrainingBatches:
         Raises:
             TrainingError: when loader processes go on dying.
         """
+        batches = self._steadily()
+        self._running.add(batches)
+        return batches
+
+    def close(self) -> None:
+        """End all loader processes, whoever still holds what `__iter__` gave."""
+        for batches in list(self._running):
+            batches.close()
+
+    def _steadily(self) -> Generator[Tensor, None, None]:
         at, deaths = self._start, 0
         while True:
             begun, (batches, processes) = at, self._loaders(at)
@@ -76,6 +89,8 @@ class TrainingBatches:
                 # sees first is one of several errors.
                 if (dead := _dead(processes)) is None:
                     raise
+                for process in processes:  # which may wait for what the dead one held
+                    process.kill()
                 deaths = deaths + 1 if at - begun < self.LIFE else 1
                 why = f"a loader process {_way(dead)}"
                 if deaths > self.DEATHS:
@@ -84,8 +99,9 @@ class TrainingBatches:
                         f"{self._workers} (0 loads in the trainer itself) or the sizes of a batch"
                     ) from error
                 print(f"\n{why}: the loaders are started anew, nothing is lost", file=sys.stderr)
-            for process in processes:
-                process.terminate()
+            finally:  # at once, though a traceback may hold the batches for long
+                if isinstance(batches, _MultiProcessingDataLoaderIter):
+                    batches._shutdown_workers()
 
     def _loaders(self, start: int) -> tuple[Iterator[Tensor], list[BaseProcess]]:
         """Batches from `start` on, and the processes that load them."""

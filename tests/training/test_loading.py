@@ -78,5 +78,16 @@ def test_an_error_of_the_data_is_passed_on(config: Config) -> None:
         def __getitem__(self, number: int) -> Tensor:
             raise OSError("frame 3 is damaged")
 
-    with pytest.raises(OSError, match="frame 3 is damaged"):
+    with pytest.raises(OSError, match="frame 3 is damaged") as held:
         first(TrainingBatches(config, Damaged(), workers=1), 1)
+    assert held.traceback
+    assert not active_children()
+
+
+def test_closing_ends_the_loaders_while_their_batches_are_held(config: Config) -> None:
+    held = iter(batches := TrainingBatches(config, Numbers(), workers=2))
+    next(held)
+    assert len(active_children()) == 2
+    batches.close()
+    assert not active_children()
+    assert next(held, None) is None
