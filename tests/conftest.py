@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several test processes share the cores
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.forked import Forks, Run
+from tests.forked import Forks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,20 +48,14 @@ def stan_command(*words: object) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Starts the real command in processes that need not import anything first: a third of the tests' time."""
+def run_stan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Runs the real command in a process: ``run_stan("evaluate", ..., code=0)`` checks the exit code.
+
+    No message may ever be a traceback. `stan_command` is the same from nothing, which takes seconds of imports.
+    """
     server = Forks(tmp_path_factory.mktemp("forks"))
     yield server
     server.close()
-
-
-@pytest.fixture(scope="session")
-def run_stan(forks: Forks) -> Callable[..., Run]:
-    """Runs the real command in a process: ``run_stan("evaluate", ..., code=0)`` checks the exit code.
-
-    No message may ever be a traceback. `stan_command` is the same with a process from nothing.
-    """
-    return forks
 
 
 def moving_picture(seed: int, frames: int, height: int, width: int) -> np.ndarray:

@@ -71,10 +71,10 @@ def one_line(run: Run) -> str:
 
 
 def test_a_diverged_training_stops_and_writes_nothing_that_is_not_finite(
-    forks: Forks, words: Callable, tmp_path: Path
+    run_stan: Forks, words: Callable, tmp_path: Path
 ) -> None:
     more = ("trainer.max_steps=40", "optimizer.lr=1e10", "optimizer.clip_norm=null", "trainer.max_skips=3")
-    run = forks(*words(tmp_path, *more), code=2)
+    run = run_stan(*words(tmp_path, *more), code=2)
     assert "diverged" in one_line(run)
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     for table in ("weights", "state_dict"):
@@ -86,7 +86,7 @@ def test_a_diverged_training_stops_and_writes_nothing_that_is_not_finite(
     assert summary["skipped_steps"] == 3
 
 
-def test_a_step_that_is_not_finite_changes_nothing(forks: Forks, words: Callable, tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_changes_nothing(run_stan: Forks, words: Callable, tmp_path: Path) -> None:
     spoil = """
 import torch
 from stan.training.module import DenoisingModule
@@ -96,18 +96,18 @@ def faulty(self, batch, batch_idx):
     return loss * (float("nan") if self.global_step == 2 else 1)
 DenoisingModule.training_step = faulty
 """
-    forks(*words(tmp_path / "two", "trainer.max_steps=2", "optimizer.schedule=constant"))
-    forks(*words(tmp_path / "three", "trainer.max_steps=3", "optimizer.schedule=constant"), setup=spoil)
+    run_stan(*words(tmp_path / "two", "trainer.max_steps=2", "optimizer.schedule=constant"))
+    run_stan(*words(tmp_path / "three", "trainer.max_steps=3", "optimizer.schedule=constant"), setup=spoil)
     assert_same_weights(tmp_path / "two/last.ckpt", tmp_path / "three/last.ckpt")
     assert logged(tmp_path / "three", "train/skipped_steps") == {1: 0, 2: 0, 3: 1}
 
 
 def test_killed_inside_accumulated_steps_it_still_ends_in_the_same_bits(
-    forks: Forks, words: Callable, tmp_path: Path
+    run_stan: Forks, words: Callable, tmp_path: Path
 ) -> None:
     """SIGKILL in the second of three batches of a step, twice; SIGTERM inside another."""
     more = ("trainer.max_steps=7", "trainer.accumulate=3", "trainer.checkpoint_every=2", "validation.every=3")
-    forks(*words(tmp_path / "straight", *more))
+    run_stan(*words(tmp_path / "straight", *more))
     strike = """
 import os, signal
 from stan.training.module import DenoisingModule
@@ -120,28 +120,28 @@ DenoisingModule.training_step = struck
 """
     command = words(tmp_path / "struck", *more)
     for batch, name, code in ((7, "SIGKILL", -9), (10, "SIGTERM", 130), (16, "SIGKILL", -9)):
-        run = forks.start(*command, setup=strike.format(batch=batch, name=name))
+        run = run_stan.start(*command, setup=strike.format(batch=batch, name=name))
         assert run.wait() == code, run.stderr
         content = torch.load(tmp_path / "struck/last.ckpt", weights_only=True)
         done = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
         assert done == 3 * content["global_step"]
-    resumed = forks(*command)
+    resumed = run_stan(*command)
     assert "resumed at step" in resumed.stdout
     assert_same_weights(tmp_path / "struck/last.ckpt", tmp_path / "straight/last.ckpt")
     assert sorted(logged(tmp_path / "struck", "val/psnr")) == [3, 6, 7]
 
 
-def test_resuming_with_other_settings(forks: Forks, words: Callable, tmp_path: Path) -> None:
-    forks(*words(tmp_path, "trainer.max_steps=2", "validation.every=2"))
+def test_resuming_with_other_settings(run_stan: Forks, words: Callable, tmp_path: Path) -> None:
+    run_stan(*words(tmp_path, "trainer.max_steps=2", "validation.every=2"))
     configuration = (tmp_path / "config.yaml").read_text()
 
-    refused = forks(*words(tmp_path, "trainer.max_steps=9", "model.settings.channels=[8,12,16]"), code=2)
+    refused = run_stan(*words(tmp_path, "trainer.max_steps=9", "model.settings.channels=[8,12,16]"), code=2)
     assert "channels" in one_line(refused)
     assert "resume=never" in refused.stderr
     assert (tmp_path / "config.yaml").read_text() == configuration
 
     best = torch.load(tmp_path / "best.ckpt", weights_only=True)["global_step"]
-    told = forks(
+    told = run_stan(
         *words(
             tmp_path, "trainer.max_steps=3", "validation.every=2", "optimizer.lr=1e-5", "optimizer.weight_decay=0.1",
             "optimizer.schedule=constant", "validation.crop=16", "optimizer.rates={merge*: 0.5}",
@@ -161,7 +161,7 @@ def test_resuming_with_other_settings(forks: Forks, words: Callable, tmp_path: P
     whole = bytearray((tmp_path / "last.ckpt").read_bytes())
     whole[len(whole) // 2] ^= 1
     (tmp_path / "last.ckpt").write_bytes(whole)
-    flipped = one_line(forks(*words(tmp_path, "trainer.max_steps=9"), code=2))
+    flipped = one_line(run_stan(*words(tmp_path, "trainer.max_steps=9"), code=2))
     assert "checksum" in flipped
     assert "best.ckpt" in flipped
 
@@ -199,44 +199,44 @@ def test_no_folder_is_left_of_a_training_that_never_began(tmp_path: Path, run_st
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
-def test_two_trainings_in_one_folder(forks: Forks, words: Callable, tmp_path: Path) -> None:
+def test_two_trainings_in_one_folder(run_stan: Forks, words: Callable, tmp_path: Path) -> None:
     """The second is refused; a lock left by a killed one is no obstacle, nor are its half-written files."""
-    first = forks.start(*words(tmp_path, "trainer.max_steps=9999", "trainer.checkpoint_every=1"))
+    first = run_stan.start(*words(tmp_path, "trainer.max_steps=9999", "trainer.checkpoint_every=1"))
     wait_for((tmp_path / "last.ckpt").exists, first)
-    assert "training going on" in one_line(forks(*words(tmp_path, "trainer.max_steps=2"), code=2))
+    assert "training going on" in one_line(run_stan(*words(tmp_path, "trainer.max_steps=2"), code=2))
     tuning = "finetune", *words(tmp_path, "trainer.max_steps=2", "checkpoint=stan_tiny")[1:]
-    assert "training going on" in one_line(forks(*tuning, code=2))
+    assert "training going on" in one_line(run_stan(*tuning, code=2))
     assert not (tmp_path / "before.json").exists()
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert (tmp_path / ".training.lock").exists()
     (tmp_path / ".last.ckpt.x.part").write_bytes(b"half")
-    forks(*words(tmp_path, "trainer.max_steps=2"))
+    run_stan(*words(tmp_path, "trainer.max_steps=2"))
     assert not (tmp_path / ".training.lock").exists()
     assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_survives(
-    forks: Forks, words: Callable, tmp_path: Path
+    run_stan: Forks, words: Callable, tmp_path: Path
 ) -> None:
-    forks(*words(tmp_path, "trainer.max_steps=1", "optimizer.warmup_steps=0"))
+    run_stan(*words(tmp_path, "trainer.max_steps=1", "optimizer.warmup_steps=0"))
     before = (tmp_path / "last.ckpt").read_bytes()
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))"
-    run = forks(*words(tmp_path, "trainer.max_steps=3"), code=2, setup=limit)
+    run = run_stan(*words(tmp_path, "trainer.max_steps=3"), code=2, setup=limit)
     assert "last.ckpt" in one_line(run)
     assert "kept" in run.stderr
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_patience_best_k_and_several_logs(forks: Forks, words: Callable, tmp_path: Path) -> None:
+def test_patience_best_k_and_several_logs(run_stan: Forks, words: Callable, tmp_path: Path) -> None:
     more = ("trainer.max_steps=9", "validation.every=1", "validation.patience=2", "validation.keep=2")
     still = (
         "optimizer.lr=0",
         "ema.decay=0",
         "logger=[csv,tensorboard]",
     )  # no validation is better than the first
-    run = forks(*words(tmp_path, *more, *still))
+    run = run_stan(*words(tmp_path, *more, *still))
     assert "ended early at step 3" in run.stdout
     steps = [torch.load(tmp_path / n, weights_only=True)["global_step"] for n in ("best.ckpt", "best-2.ckpt")]
     assert steps == [1, 2]
@@ -248,9 +248,9 @@ def test_patience_best_k_and_several_logs(forks: Forks, words: Callable, tmp_pat
     ("word", "says"), [("trainer.devices=99", "processors"), ("trainer.strategy=fsdp", "not supported")]
 )
 def test_what_cannot_be_used_is_told_at_once(
-    forks: Forks, words: Callable, tmp_path: Path, word: str, says: str
+    run_stan: Forks, words: Callable, tmp_path: Path, word: str, says: str
 ) -> None:
-    run = forks(*words(tmp_path / "out", word), code=2)
+    run = run_stan(*words(tmp_path / "out", word), code=2)
     assert says in one_line(run)
     assert not (tmp_path / "out").exists()
 
@@ -261,16 +261,16 @@ needs_two = pytest.mark.skipif(
 
 
 @needs_two
-def test_two_processes_are_one_with_their_batches(forks: Forks, words: Callable, tmp_path: Path) -> None:
+def test_two_processes_are_one_with_their_batches(run_stan: Forks, words: Callable, tmp_path: Path) -> None:
     """Noise included; one validation clip for two processes; a signal to one stops both."""
-    forks(*words(tmp_path / "one", "trainer.max_steps=3", "data.batch_size=2", "validation.every=2"))
-    forks(*words(tmp_path / "two", "trainer.max_steps=3", "trainer.devices=2", "validation.every=2"))
+    run_stan(*words(tmp_path / "one", "trainer.max_steps=3", "data.batch_size=2", "validation.every=2"))
+    run_stan(*words(tmp_path / "two", "trainer.max_steps=3", "trainer.devices=2", "validation.every=2"))
     for key in ("train/loss", "train/psnr", "val/psnr"):
         one, two = logged(tmp_path / "one", key), logged(tmp_path / "two", key)
         assert one.keys() == two.keys()
         assert all(math.isclose(one[step], two[step], rel_tol=1e-5) for step in one), key
 
-    run = forks.start(
+    run = run_stan.start(
         *words(tmp_path / "stop", "trainer.max_steps=9999", "trainer.devices=2", "trainer.checkpoint_every=2")
     )
     wait_for((tmp_path / "stop/last.ckpt").exists, run)
@@ -283,16 +283,16 @@ def test_two_processes_are_one_with_their_batches(forks: Forks, words: Callable,
 
 
 @needs_two
-def test_a_process_that_fails_or_is_killed_ends_all(forks: Forks, words: Callable, tmp_path: Path) -> None:
+def test_a_process_that_fails_or_is_killed_ends_all(run_stan: Forks, words: Callable, tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY)
     failing = words(tmp_path / "out", "trainer.max_steps=9999", "trainer.devices=2", "imports=[faulty]")
-    run = forks.start(*failing, cwd=tmp_path)
+    run = run_stan.start(*failing, cwd=tmp_path)
     assert run.wait(120) == 2
     assert "boom in one process" in one_line(run)
     assert "boom" in (tmp_path / "out/error-rank1.txt").read_text()
     assert torch.load(tmp_path / "out/last.ckpt", weights_only=True)["global_step"] == 1
 
-    run = forks.start(
+    run = run_stan.start(
         *words(tmp_path / "out", "trainer.max_steps=9999", "trainer.devices=2", "trainer.checkpoint_every=2")
     )
     start = (tmp_path / "out/last.ckpt").stat().st_mtime_ns
@@ -310,7 +310,7 @@ def test_a_process_that_fails_or_is_killed_ends_all(forks: Forks, words: Callabl
 
 
 @pytest.mark.parametrize("size", ["data.frames", "data.batch_size"])
-def test_batches_that_no_memory_holds(forks: Forks, words: Callable, tmp_path: Path, size: str) -> None:
-    run = forks(*words(tmp_path, f"{size}=100000000", "trainer.max_steps=2"), code=2)
+def test_batches_that_no_memory_holds(run_stan: Forks, words: Callable, tmp_path: Path, size: str) -> None:
+    run = run_stan(*words(tmp_path, f"{size}=100000000", "trainer.max_steps=2"), code=2)
     assert f"{size}=100000000" in (line := one_line(run))
     assert "GiB" in line
