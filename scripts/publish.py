@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from stan import models
 from stan.files import write_text
+from stan.models.release import portable
 from stan.models.shipped import Shipped
 
 
@@ -47,12 +48,6 @@ def main() -> None:
     published = Shipped(args.about.stem, weights, facts)
     write_text(args.about.with_suffix(".md"), card(published, record, about, results))
     print(f"{weights}: {published.megabytes:.1f} MB, {facts['parameters']:,} parameters, {facts['psnr']}")
-
-
-def portable(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of the training without the places of the machine that it ran on."""
-    data = {**config["data"], "root": "data/DAVIS", "cache": None}
-    return {**config, "data": data, "output": f"runs/{Path(config['output']).name}", "checkpoint": None}
 
 
 def facts_of(model: models.VideoDenoiser, about: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 COMMANDS = (
     "denoise",
     "models",
+    "export",
     "prepare",
     "train",
     "finetune",

@@ -50,7 +50,8 @@ class OffsetSource(nn.Module):
     constructor, which checks them as the subclass declares them, and implements `estimate`. Sources with
     parameters that learn through the search's flow gradient return a differentiable result and set `trainable`;
     all others return plain data. One whose flow between two neighbours depends on these two frames alone sets
-    `pairwise`: long videos are then estimated in pieces.
+    `pairwise`: long videos are then estimated in pieces. One that calls another library than torch unsets `torch_only`:
+    it cannot be part of an exported graph.
 
     Args:
         settings: the keyword arguments that rebuild this source, ``build(source.name, **source.settings)``.
@@ -59,6 +60,7 @@ class OffsetSource(nn.Module):
     name: ClassVar[str] = "own"
     trainable: ClassVar[bool] = False
     pairwise: ClassVar[bool] = False
+    torch_only: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()

@@ -48,6 +48,7 @@ class CachedFlow(OffsetSource):
     """
 
     name = "cached"
+    torch_only = False
 
     def __init__(self, source: OffsetSource, folder: str | Path) -> None:
         if source.trainable:

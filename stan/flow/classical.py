@@ -57,6 +57,7 @@ class PairwiseFlow(OffsetSource):
     """
 
     pairwise = True
+    torch_only = False
     smallest: ClassVar[int] = 16
 
     def __init__(

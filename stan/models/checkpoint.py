@@ -92,6 +92,11 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = find(path)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    if path.suffix == ".pt2":
+        raise CheckpointError(
+            f"checkpoint {path} is a graph, which torch.export.load runs (docs/export.md); give the checkpoint that "
+            "`stan export` made it of"
+        )
     try:
         weights, record = _read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path)
     except RecursionError:

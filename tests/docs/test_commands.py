@@ -147,6 +147,8 @@ def test_commands_of_stan_run(command: Command, here: Path) -> None:
         words[words.index("--checkpoint") + 1] = "blind.ckpt"
     if "finetune.keep_optimizer=true" in words:
         assert stan.cli.main(["train", "configs/train/davis_tiny.yaml", *QUICK["train"]]) == 0
+    if words[0] == "export":
+        words += ["--overwrite", *(["--size", "32x24", "--frames", "3"] if "--size" in words else [])]
     if "data.kind=folder" in words:
         words += ["data.root=data/mine"]
     if any(word.startswith("data.noisy=") for word in words):
@@ -215,6 +217,12 @@ def video() -> torch.Tensor:
     return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
+def exported() -> dict[str, object]:
+    words = ["export", "model.ckpt", "stan_tiny.pt2", "--size", "32x24", "--frames", "3", "--overwrite"]
+    assert stan.cli.main(words) == 0
+    return {"noisy": video()[None, :, :, :24]}
+
+
 PYTHON: dict[str, Callable[[], dict[str, object]]] = {  # what the Python of a page is given
     "README.md": lambda: {"noisy": video()},
     "quickstart.md": lambda: {"noisy": video()},
@@ -222,6 +230,7 @@ PYTHON: dict[str, Callable[[], dict[str, object]]] = {  # what the Python of a p
     "two_pass.md": dict,
     "denoise.md": dict,
     "data.md": dict,
+    "export.md": exported,
     "tasks.md": lambda: {"small": video()},
     "inference.md": lambda: {"noisy": video(), "frames": iter(video())},
 }  # operator.md: tests/ops/test_docs.py; extending.md: tests/extending
