@@ -224,6 +224,11 @@ class FinetuneConfig:
     keep_optimizer: bool = told(
         False, "true: go on with the optimiser state of the checkpoint; false: start it afresh"
     )
+    grow: dict[str, Any] = refused(
+        {},
+        "larger network to go on with, which begins as the checkpoint's: name (stan_small), or channels and depths; "
+        "empty: the checkpoint's own",
+    )
     freeze: list[str] = told(
         [], "parameters left as they are, by name patterns such as encoder* or *.attention.*"
     )

@@ -21,10 +21,11 @@ from stan.data.noise import parse_sigma
 from stan.data.pairs import RECORDED
 from stan.data.sources import takes_noisy
 from stan.device import choose
-from stan.errors import CheckpointError, ConfigError
+from stan.errors import CheckpointError, ConfigError, nearest
 from stan.files import write_text
 from stan.models import VideoDenoiser
 from stan.models.checkpoint import read
+from stan.models.growth import grown
 from stan.training.checkpoints import LAST
 from stan.training.fit import Fit, fit
 from stan.training.lock import only_training
@@ -58,6 +59,8 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     if not isinstance(checkpoint, str):
         raise ConfigError(f"checkpoint={checkpoint!r} should name the file to fine-tune: checkpoint=FILE")
     network = models.load(checkpoint)
+    if config.finetune.grow:
+        network = grow(network, config.finetune.grow, config.seed)
     config = dataclasses.replace(config, model=_model_config(network))
     frozen = freeze(network, config.finetune.freeze)
     if frozen:
@@ -84,6 +87,24 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
         report = {"checkpoint": checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
         write_text(output / REPORT, json.dumps(report, indent=2) + "\n")
     return result, gains
+
+
+GROWING = ("name", "channels", "depths")
+"""The keys of ``finetune.grow``."""
+
+
+def grow(network: VideoDenoiser, asked: dict[str, Any], seed: int) -> VideoDenoiser:
+    """The larger network that ``finetune.grow`` asks for.
+
+    Raises:
+        ConfigError: for an unknown key, or a network that cannot grow so.
+    """
+    for key, value in asked.items():
+        if key not in GROWING:
+            raise ConfigError(f"finetune.grow.{key} is not known; {nearest(key, GROWING)}")
+        if key != "name" and not isinstance(value, list):
+            raise ConfigError(f"finetune.grow.{key}={value!r} must be a list, one number for each level")
+    return grown(network, seed=seed, **asked)
 
 
 def gain_levels(network: VideoDenoiser, config: Config) -> dict[float, str]:

@@ -224,6 +224,31 @@ def test_finetune_reports_old_and_new_levels(
     assert torch.load(output / "last.ckpt", weights_only=True)["stan"]["trained"]["sigma"] == [70.0, 70.0]
 
 
+def test_finetune_goes_on_with_a_larger_network(
+    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path
+) -> None:
+    """It begins as the checkpoint's, is resumed as itself, and cannot be resumed as another."""
+    command = [
+        "finetune", "finetune/davis.yaml", f"checkpoint={straight / 'last.ckpt'}", f"data.root={davis_root}",
+        f"output={tmp_path}", *SMALL[:-1], "noise.sigma=30", "optimizer.warmup_steps=1", "validation.every=0",
+    ]  # fmt: skip
+    grow = "finetune.grow={channels: [40, 64, 96], depths: [2, 2, 2]}"
+    run_stan(*command, grow, "trainer.max_steps=2")
+    (gain,) = json.loads((tmp_path / "finetune.json").read_text())["gains"]
+    run_stan(*command[:4], f"output={tmp_path}-same", *command[5:], "trainer.max_steps=2")
+    (same,) = json.loads((Path(f"{tmp_path}-same") / "finetune.json").read_text())["gains"]
+    assert gain["before"] == pytest.approx(same["before"], abs=1e-3)
+    assert gain["after"] != gain["before"]
+    large = load(tmp_path / "last.ckpt")
+    assert large.settings["channels"] == [40, 64, 96]
+    done = run_stan(*command, grow, "trainer.max_steps=4")
+    assert "resumed at step 2" in done.stdout
+    done = run_stan(*command, "finetune.grow={name: stan_small}", "trainer.max_steps=6", code=2)
+    assert "finetune.grow" in done.stderr or "model" in done.stderr
+    done = run_stan(*command, "finetune.grow={chanels: [40, 64, 96]}", code=2)
+    assert "finetune.grow.chanels is not known; did you mean 'channels'?" in done.stderr
+
+
 def test_accumulated_batches_make_one_step(run_stan: Callable, davis_root: Path, tmp_path: Path) -> None:
     run_stan(
         *words(
