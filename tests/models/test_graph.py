@@ -103,6 +103,16 @@ def test_bfloat16_is_part_of_the_graph(tmp_path: Path, two_pass: VideoDenoiser) 
     assert 0 < (clean - exact).abs().mean() < 3 * (rounded - exact).abs().mean()
 
 
+@pytest.mark.cuda
+def test_a_graph_for_a_gpu(tmp_path: Path, two_pass: VideoDenoiser) -> None:
+    graph = write_graph(two_pass.cuda(), tmp_path / "g.pt2", size=SIZE, frames=2)
+    clean, record = run_fresh(graph.path, clip(2).cuda(), torch.tensor(25.0, device="cuda"))
+    assert (clean.device.type, record["device"]) == ("cuda", "cuda:0")
+    two_pass.source = stan.flow.build("pyramid")
+    with torch.no_grad():
+        assert (clean - two_pass(clip(2).cuda(), 25.0)).abs().mean() < 1e-3
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
