@@ -117,18 +117,16 @@ class Merge(nn.Module):
         self.temporal_window = temporal_window
         self.slots = temporal_window + 1 if causal else 2 * temporal_window + 1
         self.patch = patch
-        self.search, self.stay = (
-            ops.ShiftedNLS(
-                window=side,
-                temporal_window=temporal_window,
-                topk=1,
-                patch=patch,
-                stride=SEARCH_GRID,
-                key_stride=key_stride,
-                select="each",
-                causal=causal,
-            )
-            for side in (window, 1)
+        self.search = ops.ShiftedNLS(  # of each slot: where flow points, and the best beside it
+            window=window,
+            temporal_window=temporal_window,
+            topk=min(2, window**2),
+            patch=patch,
+            stride=SEARCH_GRID,
+            key_stride=key_stride,
+            select="each",
+            self_match="anchors",
+            causal=causal,
         )
         self.follow = ops.SearchFlow(temporal_window=temporal_window, causal=causal)
         self.trust = nn.Parameter(torch.zeros(2))
@@ -169,18 +167,16 @@ class Merge(nn.Module):
         rest = start.new_zeros(1).expand(*start.shape[:1], len(order) - t, *start.shape[2:])
         around = torch.cat([start, rest], 1)
         searched = searched.mean(2, keepdim=True)  # brightness alone: three times as fast, and worth as much
-        matches, stayed = (search(searched, searched, around) for search in (self.search, self.stay))
-        pixels = self.patch**2
-        near, here = (
-            (-m.scores[:, 0, :t, ..., 1:].movedim(-1, 2) / pixels).clamp(0, 1e4)  # 1e4 where there is none
-            for m in (matches, stayed)
-        )  # each (B, T, K-1, h', w')
-        moved = (
-            matches.offsets[:, 0, :t, ..., 1:, :].movedim((4, 5), (2, 3)) - start
-        )  # (B, T, K-1, 2, h', w')
+        matches = self.search(searched, searched, around)
+        each = (self.slots, matches.scores.shape[-1] // self.slots)  # places, in the order (slot, best first)
+        scores = matches.scores[:, 0, :t].unflatten(-1, each)[..., 1:, :]  # (B, T, h', w', K-1, 1 or 2)
+        misfits = (-scores / self.patch**2).clamp(0, 1e4)  # 1e4 where there is none
+        here, near = (misfits[..., n].movedim(-1, 2) for n in (0, -1))  # each (B, T, K-1, h', w')
+        best = matches.offsets[:, 0, :t].unflatten(-2, each)[..., 1:, -1, :]  # (B, T, h', w', K-1, 2)
+        moved = best.movedim((4, 5), (2, 3)) - start  # (B, T, K-1, 2, h', w')
         variance = level[..., ::CELL, ::CELL].square() + LEAST_VARIANCE
         better = here - near > SIGNIFICANT * variance
-        frames = matches.frames[:, 0, :t, ..., 1:].movedim(-1, 2)
+        frames = matches.frames[:, 0, :t].unflatten(-1, each)[..., 1:, 0].movedim(-1, 2)
         frames = torch.where(frames < t, frames, -1)
         both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
         small = F.interpolate(

@@ -64,7 +64,7 @@ class _Search:
         spec, side = self.spec, self.spec.window
         image, x, y = self.grid.locate(number)
         valid_frame = (frame >= 0) & (frame < self.grid.frames)
-        scores, valid, centre = [], [], number.new_zeros(0)
+        scores, valid, anchors = [], [], []
         columns = torch.arange(side, device=number.device)  # (ws,)
         for p in range(frame.shape[1]):
             px, in_x, begin_x = self.positions(x, shift[:, p, None, 0], columns, self.key.width)  # (n, ws)
@@ -75,9 +75,8 @@ class _Search:
             )
             scores.append(scored.flatten(1))  # (n, ws*ws)
             valid.append((in_y[:, :, None] & in_x[:, None, :] & valid_frame[:, p, None, None]).flatten(1))
-            if p == 0:
-                centre = -begin_y * side - begin_x  # (n, 1): the anchor itself
-        places = best_places(scores, valid, centre, spec)  # (n, K)
+            anchors.append(-begin_y * side - begin_x)  # (n, 1)
+        places = best_places(scores, valid, anchors, spec)  # (n, K)
         best = torch.cat(scores, dim=1).gather(1, places.clamp(min=0)).masked_fill(places < 0, -math.inf)
         offsets = self.offsets(x, y, *self.positions_of(x, y, shift, places), places)
         return best, offsets, self.frames_of(frame, places).masked_fill(places < 0, -1), places
@@ -138,21 +137,23 @@ class _Search:
 
 
 def best_places(
-    scores: list[Tensor], valid: list[Tensor], centre: Tensor, spec: SearchSpec | RefineSpec
+    scores: list[Tensor], valid: list[Tensor], anchors: list[Tensor], spec: SearchSpec | RefineSpec
 ) -> Tensor:
     """Places (n, K) of the best candidates, as in `Matches`: from all windows together, or from each.
 
-    `scores` and `valid` hold (n, ws*ws) for each window; `centre` (n, 1) is the query's own position in the first.
+    `scores` and `valid` hold (n, ws*ws) for each window; `anchors` (n, 1) the place of its anchor, in the first window
+    the query's own position.
     """
     each = isinstance(spec, SearchSpec) and spec.select == "each"
     self_match = spec.self_match if isinstance(spec, SearchSpec) else "keep"
     if self_match == "exclude":
-        valid[0].scatter_(1, centre, False)
+        valid[0].scatter_(1, anchors[0], False)
     if not each:
         scores, valid = [torch.cat(scores, dim=1)], [torch.cat(valid, dim=1)]
     places = []
     for p, window in enumerate(zip(scores, valid)):
-        inside = _best(*window, spec.topk, centre if self_match == "first" and p == 0 else None)
+        leads = self_match == "anchors" or (self_match == "first" and p == 0)
+        inside = _best(*window, spec.topk, anchors[p] if leads else None)
         places.append(torch.where(inside < 0, -1, inside + p * spec.window**2))
     return torch.cat(places, dim=1)
 

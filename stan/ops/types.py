@@ -17,7 +17,7 @@ from . import checks
 
 Metric = Literal["l2", "dot"]
 Select = Literal["all", "each"]
-SelfMatch = Literal["keep", "first", "exclude"]
+SelfMatch = Literal["keep", "first", "exclude", "anchors"]
 
 METRICS, SELECTIONS, SELF_MATCHES = get_args(Metric), get_args(Select), get_args(SelfMatch)
 
@@ -125,7 +125,9 @@ class SearchSpec(WindowSpec):
         select: "all" keeps the best over all searched frames; "each" keeps `topk` for every slot, in slot
             order, so that K = topk * W_t.
         self_match: what becomes of the query's own position (the centre of slot 0): "keep" treats it as any
-            other, "first" puts it in place 0 whatever its score, "exclude" leaves it out.
+            other, "first" puts it in place 0 whatever its score, "exclude" leaves it out. "anchors" puts the
+            candidate where flow points (the anchor) in place 0 of every slot, whatever its score; it needs
+            select="each".
         causal: search frames t, t-1, ..., t-wt (W_t = wt + 1), for streaming. Frames before the clip hold no
             valid candidates.
     """
@@ -143,6 +145,8 @@ class SearchSpec(WindowSpec):
         checks.choice("select", self.select, SELECTIONS)
         checks.choice("self_match", self.self_match, SELF_MATCHES)
         checks.flag("causal", self.causal)
+        if self.self_match == "anchors" and self.select != "each":
+            raise ValueError(f"self_match: 'anchors' needs select='each', got select={self.select!r}")
         frames = self.slots if self.select == "all" else 1
         exclude = self.self_match == "exclude"
         origin = f"{frames} frame(s) of {self.window} x {self.window}" + " less the query itself" * exclude

@@ -137,24 +137,27 @@ def search(
     for b, h, t, i, j in only or np.ndindex(batch, heads, frames, rows, columns):
         x, y = j * s["stride"], i * s["stride"]
         groups: list[list[tuple]] = []
-        own: list[tuple] = []
+        leading: list[list[tuple]] = []
         for slot, f in enumerate(searched_frames(t, frames, s["temporal_window"], s["causal"])):
             if f is None:
                 groups.append([(False, -math.inf, 0.0, 0.0, -1)] * s["window"] ** 2)
+                leading.append([])
                 continue
             dx, dy = (0.0, 0.0) if slot == 0 or flow is None else flow[b, h, t, slot - 1, :, i, j]
             found = around(queries[b, h, t], keys[b, h, f], x, y, f, dx, dy, s)
-            if slot == 0 and s["self_match"] != "keep":
-                at = (moved(x, 0, keys.shape[-1]) - x, moved(y, 0, keys.shape[-2]) - y)
-                own = [c for c in found if c[2:4] == at]
-                assert len(own) == 1
+            anchor: list[tuple] = []
+            if s["self_match"] == "anchors" or (slot == 0 and s["self_match"] != "keep"):
+                at = (moved(x, dx, keys.shape[-1]) - x, moved(y, dy, keys.shape[-2]) - y)
+                anchor = [c for c in found if c[2:4] == at]
+                assert len(anchor) == 1
                 found = [(c[0] and c[2:4] != at, *c[1:]) for c in found]
             groups.append(found)
+            leading.append([] if s["self_match"] == "exclude" else anchor)
         if not each:
             groups = [[c for group in groups for c in group]]
         kept = []
         for n, group in enumerate(groups):
-            first = own if n == 0 and s["self_match"] == "first" else []
+            first = leading[n]
             kept += [c[1:] for c in first] + best(group, s["topk"] - len(first))
         for n, (score, dx, dy, f) in enumerate(kept):
             results[0][b, h, t, i, j, n] = score

@@ -21,6 +21,7 @@ GENERAL: list[dict[str, Any]] = [
     {"window": 4, "causal": True, "self_match": "first"},
     {"frames": 5, "temporal_window": 2, "topk": 40, "size": (9, 11), "self_match": "exclude"},
     {"topk": 9, "select": "each", "self_match": "first", "key_stride": 2.0, "size": (9, 11)},
+    {"topk": 3, "select": "each", "self_match": "anchors", "causal": True, "frames": 3, "reach": 9},
     {"topk": 27, "batch": 2},
     {"key_size": (7, 3), "patch": 3, "slide": False, "select": "each", "topk": 3},
 ]
@@ -46,6 +47,16 @@ TILED: list[dict[str, Any]] = [
         "topk": 6,
     },
     {"channels": 8, "size": (4, 33), "key_size": (20, 11), "window": 11, "topk": 32, "causal": True},
+    {
+        "channels": 8,
+        "size": (9, 20),
+        "window": 3,
+        "select": "each",
+        "self_match": "anchors",
+        "topk": 2,
+        "causal": True,
+        "reach": 12,
+    },
     {"channels": 4, "size": (3, 5), "window": 13, "topk": 5, "flow": "none"},
     {
         "channels": 33,

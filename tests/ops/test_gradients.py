@@ -40,6 +40,7 @@ def leaf(tensor: Tensor, place: Place) -> Tensor:
         {"stride": 2, "key_stride": 0.5},
         {"slide": False, "topk": 20},
         {"select": "each", "self_match": "first", "topk": 2},
+        {"select": "each", "self_match": "anchors", "topk": 3},
         {"causal": True, "topk": 14},
         {"heads": 2, "channels": 1},
         {"heads": 2, "channels": 1, "flow": "heads", "metric": "dot"},

@@ -95,6 +95,12 @@ HOSTILE: list[tuple[Callable, dict[str, Any], type[Exception], str]] = [
     (search, {"key_stride": "1"}, TypeError, "key_stride: expected a number, got '1'"),
     (search, {"metric": "cosine"}, ValueError, r"metric: expected one of \('l2', 'dot'\), got 'cosine'"),
     (search, {"select": "best"}, ValueError, "select: expected one of .* got 'best'"),
+    (
+        search,
+        {"self_match": "anchors"},
+        ValueError,
+        "self_match: 'anchors' needs select='each', got select='all'",
+    ),
     (search, {"self_match": True}, ValueError, "self_match: expected one of .* got True"),
     (search, {"slide": 1}, TypeError, "slide: expected True or False, got 1"),
     (search, {"causal": "yes"}, TypeError, "causal: expected True or False, got 'yes'"),

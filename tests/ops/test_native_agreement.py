@@ -42,6 +42,8 @@ def draw_case(seed: int) -> Case:
     candidates = (slots if select == "all" else 1) * window**2 - (self_match == "exclude")
     if candidates < 1:
         self_match, candidates = "keep", 1
+    if select == "each" and self_match == "first" and pick.random() < 0.5:
+        self_match = "anchors"
     dtype = pick.choice([torch.float32, torch.float32, torch.float64])
     batch = pick.choice([1, 1, 2])
     query = torch.randn(batch, frames, channels, height, width, generator=generator, dtype=dtype)

@@ -272,6 +272,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "metric: expected 'l2' or 'dot', got 'cosine'": lambda: raw_search(metric="cosine"),
     "select: expected": lambda: raw_search(select=""),
     "self_match: expected": lambda: raw_search(self_match="?"),
+    "self_match: 'anchors' needs select 'each'": lambda: raw_search(self_match="anchors", select="all"),
     "refine: frames: expected 6 dim": lambda: raw_refine(frames=I[0]),
     "refine: offsets: expected shape": lambda: raw_refine(offsets=O[..., :1]),
     "refine: frames: expected int32": lambda: raw_refine(frames=I.long()),

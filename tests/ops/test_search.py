@@ -52,6 +52,10 @@ ORACLE = [
     {"self_match": "exclude"},
     {"self_match": "exclude", "select": "each", "topk": 8},
     {"self_match": "exclude", "topk": 26, "key_stride": 2.0},
+    {"self_match": "anchors", "select": "each", "topk": 2},
+    {"self_match": "anchors", "select": "each", "topk": 9, "causal": True, "temporal_window": 2},
+    {"self_match": "anchors", "select": "each", "topk": 1, "metric": "dot", "key_size": (3, 2), "stride": 2},
+    {"self_match": "anchors", "select": "each", "topk": 4, "slide": False, "reach": 40, "key_stride": 0.5},
     {"window": 1, "topk": 3},
     {"window": 2},
     {"window": 7, "topk": 20, "size": (4, 5)},
@@ -85,7 +89,9 @@ def cases(draw: st.DrawFn) -> Case:
     slots = wt + 1 if causal else 2 * wt + 1
     window = draw(st.integers(1, 4))
     select = draw(st.sampled_from(["all", "each"]))
-    self_match = draw(st.sampled_from(["keep", "first", "exclude"]))
+    self_match = draw(
+        st.sampled_from(["keep", "first", "exclude", "anchors"][: 4 if select == "each" else 3])
+    )
     candidates = (slots if select == "all" else 1) * window**2 - (self_match == "exclude")
     if candidates == 0:
         self_match, candidates = "keep", 1

@@ -67,7 +67,9 @@ class Arguments {
   void take_time(Settings& s) {
     s.temporal_window = number("temporal_window", 0, kMaxSide);
     s.select = choice("select", {"all", "each"}, {Select::all, Select::each});
-    s.self_match = choice("self_match", {"keep", "first", "exclude"}, {SelfMatch::keep, SelfMatch::first, SelfMatch::exclude});
+    s.self_match = choice("self_match", {"keep", "first", "exclude", "anchors"},
+                          {SelfMatch::keep, SelfMatch::first, SelfMatch::exclude, SelfMatch::anchors});
+    STAN_CHECK(s.self_match != SelfMatch::anchors || s.select == Select::each, op_, "self_match: 'anchors' needs select 'each'");
     s.causal = take<bool>();
   }
 

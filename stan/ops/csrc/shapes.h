@@ -11,7 +11,7 @@ namespace stan {
 
 enum class Metric { l2, dot };
 enum class Select { all, each };
-enum class SelfMatch { keep, first, exclude };
+enum class SelfMatch { keep, first, exclude, anchors };
 
 // Sizes of a pair of videos and of the query grid laid over the first.
 struct Sizes {
@@ -77,6 +77,10 @@ struct Settings {
   bool causal = false;
 
   STAN_HD int slots() const { return slots_of(temporal_window, causal); }  // searched frames of a query
+
+  // Whether the candidate at the anchor of a slot is taken out of the order of scores; and whether it then leads the slot's matches.
+  STAN_HD bool sets_apart(int slot) const { return slot == 0 ? self_match != SelfMatch::keep : self_match == SelfMatch::anchors; }
+  STAN_HD bool leads(int slot) const { return sets_apart(slot) && self_match != SelfMatch::exclude; }
 };
 
 // A search or a refinement: its settings, and what follows from them and from the tensors.

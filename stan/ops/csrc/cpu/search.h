@@ -155,10 +155,10 @@ static void search_row(const SearchArguments& a, const Pixels<S>& key, int64_t b
         o.begin_x = wx.begin;
         o.begin_y = wy.begin;
         int64_t self = -1;
-        if (window == 0 && p.self_match != SelfMatch::keep) {
-          self = int64_t(-wy.begin) * p.window - wx.begin;
-          if (p.self_match == SelfMatch::first) {
-            write(place++, score_at(key.frame(t), z, p.patch, p.metric, split(o.x), split(o.y), patch.get(), sample.get()), self);
+        if (p.sets_apart(window)) {
+          self = window * area + int64_t(-wy.begin) * p.window - wx.begin;
+          if (p.leads(window)) {
+            write(place++, score_at(key.frame(o.frame), z, p.patch, p.metric, split(o.x), split(o.y), patch.get(), sample.get()), self);
             selection.clear(p.topk - 1);
           }
         }

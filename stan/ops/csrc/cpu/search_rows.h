@@ -128,14 +128,14 @@ class WindowSearch {
   }
 
   void select(const Places<float>& out) {
-    int place = 0, self = -1;
-    if (p_.self_match != SelfMatch::keep) {
-      self = -places_[0].wy.begin * p_.window - places_[0].wx.begin;
-      if (p_.self_match == SelfMatch::first) write(scores_[self], self, place++, out);
-      scores_[self] = -__builtin_inff();
-    }
     const int lists = p_.select == Select::each ? p_.windows : 1, slots = p_.windows / lists, size = slots * area_;
-    for (int list = 0; list < lists; ++list) {
+    for (int list = 0, place = 0; list < lists; ++list) {
+      int self = -1;
+      if (p_.sets_apart(list) && places_[list].frame >= 0) {  // the first slot of the list is that of its number
+        self = list * size - places_[list].wy.begin * p_.window - places_[list].wx.begin;
+        if (p_.leads(list)) write(scores_[self], self, place++, out);
+        scores_[self] = -__builtin_inff();
+      }
       const int end = (list + 1) * p_.topk, wanted = end - place;
       if (selection_.select(scores_.get() + int64_t(list) * size, size, wanted)) {
         for (int i = 0; i < wanted; ++i, ++place)

@@ -67,11 +67,12 @@ __device__ void write_match(const SearchProblem<S>& p, const Query& q, int64_t p
   if (p.parents != nullptr) p.parents[at] = parent;
 }
 
-// Index of the query's own position in the window of slot 0: the candidate at the anchor.
+// Index of the candidate at the anchor of a slot (of slot 0: the query's own position); -1 where there is no frame to search.
 template <typename S>
-__device__ inline int32_t self_candidate(const SearchProblem<S>& p, const Query& q) {
-  const Target<S> t = p.targets.of(p, q, 0);
-  return -p.window_y(t).begin * p.window - p.window_x(t).begin;
+__device__ inline int32_t anchor_candidate(const SearchProblem<S>& p, const Query& q, int slot) {
+  const Target<S> t = p.targets.of(p, q, slot);
+  if (t.frame < 0) return -1;
+  return (slot * p.window - p.window_y(t).begin) * p.window - p.window_x(t).begin;
 }
 
 // Score of one candidate, and whether it is valid at all.
@@ -103,9 +104,9 @@ __global__ void __launch_bounds__(kGeneralWarps* kWarp) search_general_kernel(Se
     int64_t place = int64_t(group) * p.topk;
     int capacity = p.topk;
     int32_t self = -1;
-    if (group == 0 && p.self_match != SelfMatch::keep) {
-      self = self_candidate(p, q);
-      if (p.self_match == SelfMatch::first) {
+    if (p.sets_apart(group)) {  // the first slot of the group is that of its number
+      self = anchor_candidate(p, q, group);
+      if (self >= 0 && p.leads(group)) {
         S score = 0;
         score_candidate(p, q, self, &score);
         if (lane == 0) write_match(p, q, place, score, self);

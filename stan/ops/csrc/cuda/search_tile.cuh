@@ -116,7 +116,7 @@ __device__ inline TileWindow tile_window(const SearchProblem<float>& p, const Qu
     w.columns |= x.valid(x.begin + i) ? 1u << i : 0u;
     w.rows |= y.valid(y.begin + i) ? 1u << i : 0u;
   }
-  if (slot == 0 && p.self_match != SelfMatch::keep) {
+  if (p.sets_apart(slot)) {
     w.self_row = -y.begin;
     w.self_column = 1u << -x.begin;
   }
@@ -333,9 +333,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) search_tile_kernel(const __gr
     const bool searched = target.frame >= 0;  // the same for the whole block: it serves one frame of one head
     const TileWindow w = tile_window(s, q, target, slot, active);
     if (each || slot == 0) {
-      const bool first = slot == 0 && s.self_match == SelfMatch::first;
+      const bool first = searched && s.leads(slot);
       list.clear(first ? 1 : 0, first ? s.topk - 1 : s.topk);
-      const int self = w.self_row * kWindow + __ffs(int(w.self_column)) - 1;
+      const int self = w.first + w.self_row * kWindow + __ffs(int(w.self_column)) - 1;
       if (first) list.set(0, sampled_score(s, own, self), self);
     }
     if (searched) {
