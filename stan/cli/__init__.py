@@ -86,7 +86,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     keep_numbers()
-    gc.set_threshold(10_000)  # importing torch makes so many objects that looking for dead ones takes 0.1 s of 1.4
+    # Importing torch makes so many objects that looking for dead ones takes 0.1 s of 1.4.
+    gc.set_threshold(10_000)
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.version:
