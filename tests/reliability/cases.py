@@ -205,6 +205,14 @@ SECTIONS: dict[str, list[Case]] = {
         Case("ten million blocks", "{train} model.settings.depths=[10000000,1]"),
         Case("a search window of 99999", "{train} model.settings.window=99999"),
     ],
+    "Export": [
+        Case("ONNX", "export net.ckpt net.onnx"),
+        Case("an ending of its own", "export net.ckpt net.pth"),
+        Case("a graph of no size", "export net.ckpt net.pt2"),
+        Case("a graph with OpenCV's flow in it", "export net.ckpt net.pt2 --size 32x32 --flow dis"),
+        Case("weights over the checkpoint", "export net.ckpt net.ckpt"),
+        Case("a checkpoint that is not there", "export not.ckpt mine.safetensors"),
+    ],
     "Output": [
         Case("output is a file", "{train}", write("out", "x")),
         Case("output is a file, evaluating", "{evaluate}", write("out", "x")),
