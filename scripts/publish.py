@@ -41,13 +41,20 @@ def main() -> None:
     assert model.trained is not None
     model.trained = dataclasses.replace(model.trained, steps=about["steps"])  # of all stages
     _, record = models.read(args.checkpoint)
-    config = portable(record["config"])
+    config = as_recipe(record["config"])
     weights = models.save(model, args.about.with_suffix(".safetensors"), config)
     facts = facts_of(model, about, results)
     write_text(args.about.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
     published = Shipped(args.about.stem, weights, facts)
     write_text(args.about.with_suffix(".md"), card(published, record, about, results))
     print(f"{weights}: {published.megabytes:.1f} MB, {facts['parameters']:,} parameters, {facts['psnr']}")
+
+
+def as_recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the training as a reader would write it, without places of one machine."""
+    data = {**config["data"], "root": "data/DAVIS", "cache": None}
+    named = {"data": data, "output": f"runs/{Path(config['output']).name}", "checkpoint": None}
+    return portable({**config, **named})  # type: ignore[no-any-return]
 
 
 def facts_of(model: models.VideoDenoiser, about: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
