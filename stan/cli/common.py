@@ -27,3 +27,11 @@ def load_config(args: argparse.Namespace) -> Config:
     from stan import config
 
     return config.load(args.config, args.overrides)
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Width and height of "1280x720", for `add_argument(type=...)`."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WxH, e.g. 1280x720")
+    return int(width), int(height)

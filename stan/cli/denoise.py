@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from stan.cli.common import picture_size
 from stan.cli.progress import progress_bar
 from stan.cli.streams import tell
 from stan.errors import ConfigError, StanError
@@ -83,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     stream = parser.add_argument_group("streaming").add_argument
     stream("--stream", action="store_true", help="frame by frame, with a fixed small delay; Y4M or raw")
-    stream("--size", metavar="WxH", type=_size, help="raw input: picture size")
+    stream("--size", metavar="WxH", type=picture_size, help="raw input: picture size")
     stream("--raw", metavar="F", help="raw input: FFmpeg's pixel format, e.g. rgb24 or yuv420p")
     stream("--window", metavar="T", type=int, help="frames seen at once (default: twice the network's reach)")
 
@@ -308,10 +309,3 @@ def _tile(text: str) -> tuple[int, int]:
         return int(height), int(width if cross else height)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither N nor HxW, e.g. 256 or 288x512") from None
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WxH, e.g. 1280x720")
-    return int(width), int(height)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stan.cli.denoise import _size
+from stan.cli.common import picture_size
 from stan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("output", metavar="OUTPUT", help="its ending says what: .safetensors, .ckpt, .pt2")
     add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     graph = parser.add_argument_group("graph (.pt2)").add_argument
-    graph("--size", metavar="WxH", type=_size, help="picture size, which is fixed")
+    graph("--size", metavar="WxH", type=picture_size, help="picture size, which is fixed")
     graph("--frames", metavar="T", type=int, help="frames of a clip (default: a frame and all that it uses)")
     source = "auto (the network's own, or pyramid where that is OpenCV's), input, or an offset source's name"
     graph("--flow", metavar="NAME", default=None, help=source)

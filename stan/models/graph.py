@@ -48,8 +48,8 @@ class Graph(NamedTuple):
         nodes: of the graph.
         inputs: names of what it takes, in this order.
         flow: the offset source inside it; "input" where flow is handed to it.
-        largest: difference of a pixel from the network's own output, pixels in [0, 1].
-        mean: of the same differences.
+        largest: largest difference of a pixel from the network's own output, pixels in [0, 1].
+        mean: mean of these differences.
     """
 
     path: Path

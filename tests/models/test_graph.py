@@ -64,8 +64,12 @@ def test_two_passes_with_a_source_of_torch(tmp_path: Path, two_pass: VideoDenois
     noisy, sigma = clip(3), torch.tensor(40.0)
     clean, record = run_fresh(graph.path, noisy, sigma)
     two_pass.source = stan.flow.build("pyramid")
+    longer = torch.cat([clip(1, 5), noisy, clip(1, 6)], 1)
     with torch.no_grad():
         assert (clean - two_pass(noisy, 40.0)).abs().max() < 1e-5
+        assert (
+            clean[:, 1] - two_pass(longer, 40.0)[:, 2]
+        ).abs().max() < 1e-5  # the middle sees all that it uses
     assert record["flow"] == "pyramid"
     assert [(i["name"], i["shape"]) for i in record["inputs"]] == [("noisy", [1, 3, 3, *SIZE]), ("sigma", [])]
     assert record["model"] == {"name": "stan_tiny", "settings": two_pass.settings}
