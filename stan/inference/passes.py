@@ -24,7 +24,7 @@ from stan.inference.options import Options
 from stan.inference.overlap import Reading
 from stan.inference.precision import casting, type_of
 from stan.inference.tiling import TilePlan, blend_weights
-from stan.models.base import Cleaned, pad_space
+from stan.models.base import Cleaned, joined, pad_space
 
 if TYPE_CHECKING:
     from stan.models import VideoDenoiser
@@ -145,11 +145,13 @@ class PassDenoiser:
         if isinstance(frame.sigma, Tensor):
             level = frame.sigma.to(self.device)[None, None] / 255
             level = level if level.numel() == 1 else pad_space(level, *more)
+
+        def run(at: Window) -> Iterator[Cleaned]:
+            yield self.model.first_pass(noisy[at].contiguous(), _window(level, at))
+
         made = None
         while made is None:
-            made = self._tiled(
-                noisy, lambda at: self.model.first_pass(noisy[at].contiguous(), _window(level, at))
-            )
+            made = next(self._tiled(noisy, run), None)
         self._tell(1)
         level = None if level is None else level[0, 0]
         return _Seen(frame, noisy[0, 0], level, made.frames[0, 0], made.features[0, 0])
@@ -196,16 +198,16 @@ class PassDenoiser:
             end = stop if len(held) <= limit else min(stop, max(done + 1, limit - self._later))
             until = min(len(held), max(end + self._later, self._slots))
             begin = max(0, min(done - self.reach, until - self._slots))
-            made = self._merged(held[begin:until], slice(done - begin, end - begin))
-            if made is None:
-                continue  # out of memory: again, with the smaller plan
-            self._tell(end - done)
-            for item, frames, features in zip(held[done:end], made.frames[0], made.features[0]):
-                yield replace(item, frames=frames, features=features, flow=None)
-            made, done = None, end  # not beside what comes next
+            for made in self._merged(held[begin:until], slice(done - begin, end - begin)):
+                fresh = held[done : done + made.frames.shape[1]]
+                self._tell(len(fresh))
+                for item, frames, features in zip(fresh, made.frames[0], made.features[0]):
+                    yield replace(item, frames=frames, features=features, flow=None)
+                done += len(fresh)
+                del made  # not beside what comes next
 
-    def _merged(self, clip: Sequence[_Seen], keep: slice) -> Cleaned | None:
-        """The frames `keep` of a clip behind the pass; None if memory ran out."""
+    def _merged(self, clip: Sequence[_Seen], keep: slice) -> Iterator[Cleaned]:
+        """The frames `keep` of a clip behind the pass, a few at a time; fewer of them if memory ran out."""
         if self.options.memory is not None:
             trim_heap()  # takes a twentieth of the time: only where memory was said to be short
         flow = self._flow(clip)
@@ -220,13 +222,13 @@ class PassDenoiser:
             level = torch.stack([x.expand_as(largest) for x in levels])[None]
         scale = noisy.shape[-1] // features.shape[-1]
 
-        def run(at: Window) -> Cleaned:
+        def run(at: Window) -> Iterator[Cleaned]:
             small = (..., _part(at[1], scale), _part(at[2], scale))
             before = Cleaned(frames[at].contiguous(), features[small].contiguous())
             pair = FlowPair(*(f[at].contiguous() for f in flow))
             return self.model.next_pass(noisy[at].contiguous(), _window(level, at), before, pair, keep)
 
-        return self._tiled(noisy, run)
+        yield from self._tiled(noisy, run)
 
     def _flow(self, clip: Sequence[_Seen]) -> FlowPair:
         """The flow of a clip, `(1, T, 2, H, W)` each; that between two neighbours is estimated once."""
@@ -241,19 +243,25 @@ class PassDenoiser:
         forward = torch.stack([*(f.forward for f in known), zero])[None]
         return FlowPair(forward, torch.stack([zero, *(f.backward for f in known)])[None])
 
-    def _tiled(self, noisy: Tensor, run: Callable[[Window], Cleaned]) -> Cleaned | None:
-        """What `run` makes of the parts of frames `(1, T, 3, H, W)`, put together; None if memory ran out, after which
-        the plan is smaller."""
+    def _tiled(self, noisy: Tensor, run: Callable[[Window], Iterator[Cleaned]]) -> Iterator[Cleaned]:
+        """What `run` makes of the parts of frames `(1, T, 3, H, W)`, put together, a few frames at a time. Ends early
+        if memory ran out, after which the plan is smaller."""
         height, width = noisy.shape[-2:]
-        try:
-            with torch.no_grad(), casting(self.dtype, self.device):
-                return self._parts(height, width, run)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+        parts = self._parts(height, width, run)
+        while True:
+            try:
+                with torch.no_grad(), casting(self.dtype, self.device):  # not while the receiver is at work
+                    made = next(parts, None)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+            if made is None:
+                return
+            yield made
+            del made
         # Outside the handler, where no traceback holds the failed attempt's tensors any more.
         self.plan = self._less(height, width)
-        return None
 
     def _less(self, height: int, width: int) -> TilePlan:
         """The plan to try after memory ran out: half the group, which costs little here, before smaller tiles."""
@@ -265,14 +273,17 @@ class PassDenoiser:
         log.warning("out of memory; trying again in %s", less.describe(height, width, self.model.multiple))
         return less
 
-    def _parts(self, height: int, width: int, run: Callable[[Window], Cleaned]) -> Cleaned:
+    def _parts(
+        self, height: int, width: int, run: Callable[[Window], Iterator[Cleaned]]
+    ) -> Iterator[Cleaned]:
         rows, columns = self.plan.spans(height, width, self.model.multiple)
         if len(rows) * len(columns) == 1:
-            return run((..., slice(None), slice(None)))
+            yield from run((..., slice(None), slice(None)))
+            return
         whole: Cleaned | None = None
         for (top, bottom), weight_y in zip(rows, blend_weights(rows)):
             for (left, right), weight_x in zip(columns, blend_weights(columns)):
-                part = run((..., slice(top, bottom), slice(left, right)))
+                part = joined(run((..., slice(top, bottom), slice(left, right))))
                 weight = (weight_y[:, None] * weight_x).to(self.device)  # (h, w)
                 scales = [(bottom - top) // x.shape[3] for x in part]
                 if whole is None:
@@ -283,7 +294,7 @@ class PassDenoiser:
                     at = (..., slice(top // s, bottom // s), slice(left // s, right // s))
                     total[at].addcmul_(x, F.avg_pool2d(weight[None], s)[0])
         assert whole is not None
-        return whole
+        yield whole
 
     def _tell(self, frames: int) -> None:
         """So many frames are behind one more pass."""

@@ -28,6 +28,7 @@ from stan.inference.memory import (
 )
 from stan.inference.precision import DType, casting
 from stan.inference.tiling import TilePlan, round_up
+from stan.models.base import joined
 from stan.ops.backend import in_use
 from stan.source import source_hash
 
@@ -224,7 +225,9 @@ def _probe_pass(runner: ClipRunner, frames: int, height: int, width: int) -> tup
     flow = FlowPair(*noisy.new_zeros(2, 1, frames, 2, height, width))
     with torch.no_grad(), evaluating(runner.model), casting(runner.dtype, runner.device):
         left = runner.model.first_pass(noisy, level)
-        return peak_allocation(runner.device, lambda: runner.model.next_pass(noisy, level, left, flow)), 0
+        return peak_allocation(
+            runner.device, lambda: joined(runner.model.next_pass(noisy, level, left, flow))
+        ), 0
 
 
 def _clip(runner: ClipRunner, frames: int, height: int, width: int) -> tuple[Tensor, Tensor | None]:

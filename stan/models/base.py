@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -117,6 +118,11 @@ class Cleaned(NamedTuple):
     features: Tensor
 
 
+def joined(parts: Iterable[Cleaned]) -> Cleaned:
+    """Parts of a clip that follow each other, in one."""
+    return Cleaned(*(torch.cat(tensors, 1) for tensors in zip(*parts)))
+
+
 class VideoDenoiser(nn.Module):
     """Base of the networks: checks and pads a noisy video, finds its flow, crops what the core returns.
 
@@ -206,8 +212,10 @@ class VideoDenoiser(nn.Module):
         before: Cleaned,
         flow: FlowPair,
         keep: slice = slice(None),
-    ) -> Cleaned:
+    ) -> Iterator[Cleaned]:
         """A pass after the first, of frames `keep` of a clip; the others are only looked at.
+
+        Gives the frames in their order, a few at a time, each time as soon as they are done.
 
         Args:
             noisy, noise_map: as for `first_pass`.

@@ -22,7 +22,7 @@ from torch import Tensor
 import stan.flow
 from stan.errors import ConfigError
 from stan.flow import FlowPair
-from stan.models.base import AttentionMap, Cleaned, VideoDenoiser
+from stan.models.base import AttentionMap, Cleaned, VideoDenoiser, joined
 from stan.models.cells import GRID
 from stan.models.merge import Merge, Merged, alone
 from stan.models.registry import register
@@ -165,19 +165,18 @@ class TwoPass(VideoDenoiser):
         before: Cleaned,
         flow: FlowPair,
         keep: slice = slice(None),
-    ) -> Cleaned:
+    ) -> Iterator[Cleaned]:
         """See `VideoDenoiser.next_pass`."""
         level = block_level(noise_map, noisy)
         if torch.is_grad_enabled():
-            return self._again(noisy, level, before, flow, keep)[0]
+            yield self._again(noisy, level, before, flow, keep)[0]
+            return
         found = self.merge.look(noisy, before.frames, level, flow)
         begin, end, _ = keep.indices(noisy.shape[1])
-        made = []
         for first in range(begin, end, TOGETHER):
             part = slice(first, min(end, first + TOGETHER))
             merged = self.merge.average(found, before.features, level, part)
-            made.append(self._clean(noisy[:, part], level[:, part], merged))
-        return Cleaned(*(torch.cat(parts, 1) for parts in zip(*made)))
+            yield self._clean(noisy[:, part], level[:, part], merged)
 
     def _passes(
         self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None, wanted: bool = False
@@ -193,7 +192,7 @@ class TwoPass(VideoDenoiser):
             if torch.is_grad_enabled() or wanted:
                 cleaned, merged = self._again(noisy, level, before, displacement)
             else:
-                cleaned = self.next_pass(noisy, noise_map, before, displacement)
+                cleaned = joined(self.next_pass(noisy, noise_map, before, displacement))
             estimates.append(cleaned.frames)
         return estimates, merged
 

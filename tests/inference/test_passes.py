@@ -15,7 +15,7 @@ from stan.inference.denoise import prepare
 from stan.inference.levels import NoiseLevels
 from stan.inference.passes import PassDenoiser, denoiser
 from stan.inference.stream import stream_denoiser
-from stan.models import VideoDenoiser, build
+from stan.models import Cleaned, VideoDenoiser, build
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -119,14 +119,19 @@ def test_nothing_is_computed_twice_and_little_held() -> None:
     assert counts == {"first": 40, "flow": 39, "taken": 40}
 
 
-def test_less_memory_means_smaller_groups(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("when", [0, 1], ids=["at once", "after some frames"])
+def test_less_memory_means_smaller_groups(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    monkeypatch.setattr("stan.models.two_pass.TOGETHER", 2)
     model, noisy = network(), video(12)
     following = model.next_pass
 
-    def greedy(noisy: Tensor, *rest: object) -> object:
-        if noisy.shape[1] > 4:
-            raise MemoryError
-        return following(noisy, *rest)  # type: ignore[arg-type]
+    def greedy(noisy: Tensor, *rest: object) -> Iterator[Cleaned]:
+        for n, part in enumerate(following(noisy, *rest)):  # type: ignore[arg-type]
+            if noisy.shape[1] > 4 and n == when:
+                raise MemoryError
+            yield part
 
     expected = whole(model, noisy, torch.full((12,), 25.0), [])
     model.next_pass = greedy  # type: ignore[assignment, method-assign]

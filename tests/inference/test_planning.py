@@ -17,6 +17,7 @@ from stan.inference.clip import ClipRunner
 from stan.inference.memory import peak_allocation
 from stan.inference.planning import fit, measure, plan_tiles
 from stan.models import VideoDenoiser, build
+from stan.models.base import joined
 from tests.inference.networks import Convolutions, StandIn, identity
 
 ROOT = Path(__file__).parents[2]
@@ -148,8 +149,8 @@ def test_a_pass_is_told_apart_in_what_grows_with_frames_and_what_does_not() -> N
         flow = FlowPair(*noisy.new_zeros(2, 1, frames, 2, height, width))
         with torch.no_grad():
             left = model.first_pass(noisy, level)
-            run = partial(model.next_pass, noisy, level, left, flow)
-            actual = peak_allocation(torch.device("cpu"), run)
+            following = partial(model.next_pass, noisy, level, left, flow)
+            actual = peak_allocation(torch.device("cpu"), lambda run=following: joined(run()))
         assert needs.tile(model, frames, height, width) == pytest.approx(actual, rel=0.15)
 
 

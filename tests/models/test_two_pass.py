@@ -11,6 +11,7 @@ from torch import Tensor
 from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models import Cleaned, TwoPass, build
+from stan.models.base import joined
 from stan.models.cells import GRID, repeated
 from stan.models.merge import Merge
 
@@ -247,18 +248,18 @@ def test_passes_one_by_one_are_the_whole() -> None:
     with torch.no_grad():
         whole = network(noisy, 30.0)
         level = torch.full((1, 11, 1, 1, 1), 30 / 255)
-        first = Cleaned(
-            *(torch.cat(x, 1) for x in zip(*(network.first_pass(f, level[:, :1]) for f in noisy.split(1, 1))))
-        )
+        first = joined(network.first_pass(f, level[:, :1]) for f in noisy.split(1, 1))
         flow = network.source(first.frames)
-        again = network.next_pass(noisy, level, first, flow, slice(4, 7))
+        again = joined(network.next_pass(noisy, level, first, flow, slice(4, 7)))
         middle = slice(1, 10)  # the frames that 4 to 6 look at
-        part = network.next_pass(
-            noisy[:, middle],
-            level[:, middle],
-            Cleaned(*(x[:, middle] for x in first)),
-            FlowPair(*(f[:, middle] for f in flow)),
-            slice(3, 6),
+        part = joined(
+            network.next_pass(
+                noisy[:, middle],
+                level[:, middle],
+                Cleaned(*(x[:, middle] for x in first)),
+                FlowPair(*(f[:, middle] for f in flow)),
+                slice(3, 6),
+            )
         )
     assert torch.equal(again.frames, whole[:, 4:7])
     assert torch.equal(part.frames, whole[:, 4:7])
