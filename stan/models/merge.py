@@ -62,13 +62,15 @@ class Merged(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where the matches are, with one match in each other searched frame, and what they are taken from. At full
-    resolution H x W, by block (h, w), and by query of the search (h', w'). Only displacement may have a gradient."""
+    """Where the matches of some frames of a clip are, `n` from number `begin` on, with one match in each other searched
+    frame, and what they are taken from. At full resolution H x W, by block (h, w), and by query of the search (h', w').
+    Only displacement may have a gradient."""
 
-    displacement: Tensor  # (B, T, K-1, 2, h, w), where flow points, pixels of the video
-    correction: Tensor  # (B, T, K-1, 2, h', w'), by which the search corrects it
-    frames: Tensor  # (B, T, K-1, h', w') int32; -1 where there is no such frame
-    misfit: Tensor  # (B, T, K-1, h', w'), mean squared difference of the patches over the noise variance
+    begin: int
+    displacement: Tensor  # (B, n, K-1, 2, h, w), where flow points, pixels of the video
+    correction: Tensor  # (B, n, K-1, 2, h', w'), by which the search corrects it
+    frames: Tensor  # (B, n, K-1, h', w') int32; -1 where there is no such frame
+    misfit: Tensor  # (B, n, K-1, h', w'), mean squared difference of the patches over the noise variance
     both: Tensor  # (B, T, 6, H, W), noisy and cleaned frames
     small: Tensor  # (B, T, 6, h, w), the same by block
 
@@ -146,37 +148,51 @@ class Merge(nn.Module):
         """
         return self.average(self.look(noisy, cleaned, level, flow), features, level)
 
-    def look(self, noisy: Tensor, cleaned: Tensor, level: Tensor, flow: FlowPair) -> Found:
-        """Where the match of each frame is in each of the others. Arguments as of `forward`."""
+    def look(
+        self,
+        noisy: Tensor,
+        cleaned: Tensor,
+        level: Tensor,
+        flow: FlowPair,
+        part: slice = slice(None),
+    ) -> Found:
+        """Where the match of each frame of `part` is in each of the others. Arguments as of `forward`."""
         t = noisy.shape[1]
         order = [*range(t), *[t - 1] * (self.slots - t)]  # a short clip is filled up; copies are not used
         if len(order) > t:
             flow = FlowPair(*(f[:, order] for f in flow))
         by_block = [f[..., ::GRID, ::GRID] / GRID for f in flow]  # followed block by block, in blocks
-        displacement = self.follow(*by_block)[:, :t].mul_(GRID)  # (B, T, K-1, 2, h, w)
-        return self._corrected(noisy.float(), cleaned.float(), level, displacement, order)
+        part = slice(*part.indices(t)[:2])
+        displacement = self.follow(*by_block)[:, part].mul(GRID)  # (B, n, K-1, 2, h, w)
+        return self._corrected(noisy.float(), cleaned.float(), level, displacement, order, part)
 
     @torch.no_grad()
     def _corrected(
-        self, noisy: Tensor, cleaned: Tensor, level: Tensor, displacement: Tensor, order: list[int]
+        self,
+        noisy: Tensor,
+        cleaned: Tensor,
+        level: Tensor,
+        displacement: Tensor,
+        order: list[int],
+        part: slice,
     ) -> Found:
-        """Search around `displacement` in the frames `order` of a clip, those that fill it up behind its own."""
+        """Search around `displacement`, of the frames `part`, in the frames `order` of a clip, those that fill it up
+        behind its own."""
         t = noisy.shape[1]
-        searched = cleaned if len(order) == t else cleaned[:, order]
+        searched = cleaned.mean(2, keepdim=True)  # brightness alone: three times as fast, and worth as much
+        if len(order) > t:
+            searched = searched[:, order]
         start = displacement[..., ::CELL, ::CELL]
-        rest = start.new_zeros(1).expand(*start.shape[:1], len(order) - t, *start.shape[2:])
-        around = torch.cat([start, rest], 1)
-        searched = searched.mean(2, keepdim=True)  # brightness alone: three times as fast, and worth as much
-        matches = self.search(searched, searched, around)
+        matches = self.search(searched[:, part], searched, start, start=part.start)
         each = (self.slots, matches.scores.shape[-1] // self.slots)  # places, in the order (slot, best first)
-        scores = matches.scores[:, 0, :t].unflatten(-1, each)[..., 1:, :]  # (B, T, h', w', K-1, 1 or 2)
+        scores = matches.scores[:, 0].unflatten(-1, each)[..., 1:, :]  # (B, n, h', w', K-1, 1 or 2)
         misfits = (-scores / self.patch**2).clamp(0, 1e4)  # 1e4 where there is none
-        here, near = (misfits[..., n].movedim(-1, 2) for n in (0, -1))  # each (B, T, K-1, h', w')
-        best = matches.offsets[:, 0, :t].unflatten(-2, each)[..., 1:, -1, :]  # (B, T, h', w', K-1, 2)
-        moved = best.movedim((4, 5), (2, 3)) - start  # (B, T, K-1, 2, h', w')
-        variance = level[..., ::CELL, ::CELL].square() + LEAST_VARIANCE
+        here, near = (misfits[..., n].movedim(-1, 2) for n in (0, -1))  # each (B, n, K-1, h', w')
+        best = matches.offsets[:, 0].unflatten(-2, each)[..., 1:, -1, :]  # (B, n, h', w', K-1, 2)
+        moved = best.movedim((4, 5), (2, 3)) - start  # (B, n, K-1, 2, h', w')
+        variance = level[:, part, ..., ::CELL, ::CELL].square() + LEAST_VARIANCE
         better = here - near > SIGNIFICANT * variance
-        frames = matches.frames[:, 0, :t].unflatten(-1, each)[..., 1:, 0].movedim(-1, 2)
+        frames = matches.frames[:, 0].unflatten(-1, each)[..., 1:, 0].movedim(-1, 2)
         frames = torch.where(frames < t, frames, -1)
         both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
         small = F.interpolate(
@@ -184,25 +200,27 @@ class Merge(nn.Module):
         )  # means of 2x2, fast
         small = small.unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
         misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
-        return Found(displacement, moved * better.unsqueeze(3), frames, misfit, both, small)
+        return Found(part.start, displacement, moved * better.unsqueeze(3), frames, misfit, both, small)
 
-    def average(self, found: Found, features: Tensor, level: Tensor, part: slice = slice(None)) -> Merged:
+    def average(self, found: Found, features: Tensor, level: Tensor, part: slice | None = None) -> Merged:
         """Average some frames of a clip with their matches.
 
         Args:
-            found: what `look` gave for the clip.
+            found: what `look` gave for these frames, and maybe for others.
             features: as of `forward`, of the whole clip.
             level: the same.
-            part: the frames for which the result is wanted.
+            part: the frames of the clip for which the result is wanted, first and end; None: all of `found`.
         """
         h, w = level.shape[3:]
-        part = slice(*part.indices(level.shape[1])[:2])
+        if part is None:
+            part = slice(found.begin, found.begin + found.frames.shape[1])
+        these = slice(part.start - found.begin, part.stop - found.begin)
         features = features.float()
         with torch.no_grad():
             level, own_features = level[:, part], features[:, part]
-            near, lattice = found.misfit[:, part], found.frames[:, part]
-            corrected = repeated(found.correction[:, part], CELL)[..., :h, :w]
-        offsets = found.displacement[:, part] + corrected  # (B, n, K-1, 2, h, w)
+            near, lattice = found.misfit[:, these], found.frames[:, these]
+            corrected = repeated(found.correction[:, these], CELL)[..., :h, :w]
+        offsets = found.displacement[:, these] + corrected  # (B, n, K-1, 2, h, w)
         with torch.no_grad():
             frames = repeated(lattice, CELL)[..., :h, :w]  # (B, n, K-1, h, w)
             missing = frames < 0
@@ -218,8 +236,8 @@ class Merge(nn.Module):
         logits = -torch.log(kept + misfit)  # (B, n, K-1, h, w)
         if self.correction is not None:
             this = torch.arange(part.start, part.stop, device=frames.device).view(1, -1, 1, 1, 1)
-            sparse = found.displacement[:, part, ..., ::CELL, ::CELL].detach()
-            steps = (sparse + found.correction[:, part]) / 8
+            sparse = found.displacement[:, these, ..., ::CELL, ::CELL].detach()
+            steps = (sparse + found.correction[:, these]) / 8
             seen = [
                 (10 * near).log1p(),
                 (10 * wide).log1p(),

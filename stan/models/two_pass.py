@@ -171,7 +171,7 @@ class TwoPass(VideoDenoiser):
         if torch.is_grad_enabled():
             yield self._again(noisy, level, before, flow, keep)[0]
             return
-        found = self.merge.look(noisy, before.frames, level, flow)
+        found = self.merge.look(noisy, before.frames, level, flow, keep)
         begin, end, _ = keep.indices(noisy.shape[1])
         for first in range(begin, end, TOGETHER):
             part = slice(first, min(end, first + TOGETHER))
@@ -200,8 +200,8 @@ class TwoPass(VideoDenoiser):
         self, noisy: Tensor, level: Tensor, before: Cleaned, flow: FlowPair, keep: slice = slice(None)
     ) -> tuple[Cleaned, Merged]:
         """Merge the frames and clean the mean of those of `keep`; also what the merge gave."""
-        found = self.merge.look(noisy, before.frames, level, flow)
-        merged = self.merge.average(found, before.features, level, keep)
+        found = self.merge.look(noisy, before.frames, level, flow, keep)
+        merged = self.merge.average(found, before.features, level)
         return self._clean(noisy[:, keep], level[:, keep], merged), merged
 
     def _alone(self, noisy: Tensor, level: Tensor) -> Merged:

@@ -44,8 +44,9 @@ def shifted_nls(
     Args:
         query: features that search, (B, T, HD*C, H, W), float16, bfloat16, float32 or float64; heads are
             split from the channels, head-major.
-        key: features that are searched, same type, B, T and channels; Hk x Wk may differ from H x W. A
-            position (x, y) means the same pixel coordinates in both.
+        key: features that are searched, same type, B and channels; Hk x Wk may differ from H x W. A
+            position (x, y) means the same pixel coordinates in both. It has the query's T frames, or more, of
+            which the query is those from `start` on.
         flow: displacement (dx, dy) in key pixels from each query to each other searched frame, in slot order;
             fractional. None is zero flow, as is any component that is NaN or infinite. Use ``flow.round()``
             for a search without interpolation.
@@ -341,7 +342,7 @@ def shifted_attention(
 
     Args:
         query, key, flow: as in `shifted_nls`, with all its settings.
-        value: (B, T, HD*Cv, Hv, Wv), same B and T; channels and size may differ from the key's.
+        value: (B, T, HD*Cv, Hv, Wv), B and T of the key; channels and size may differ from the key's.
         scale: of `weights`; a number, or a tensor with one for each head.
 
     Returns:
@@ -353,7 +354,7 @@ def shifted_attention(
     spec = SearchSpec(**settings)
     flow = inputs.search_inputs(query, key, flow, spec)
     checks.video("value", value, spec.heads)
-    checks.shaped("value", value, (*query.shape[:2], None, None, None), f"{inputs.VIDEO_AXES} as query")
+    checks.shaped("value", value, (*key.shape[:2], None, None, None), f"{inputs.VIDEO_AXES} as key")
     checks.same_device("query", query, value=value)
     checks.scale_of("scale", scale, spec.heads)
     chosen = backends.resolve(backend, query, key, value)

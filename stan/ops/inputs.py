@@ -16,11 +16,18 @@ VIDEO_AXES = "(B, T, HD*C, H, W)"
 ONE_STEP_AXES = "(B, T, 2, H, W)"
 
 
-def videos(query: Tensor, key: Tensor, heads: int) -> None:
-    """Check that query and key can be compared."""
+def videos(query: Tensor, key: Tensor, heads: int, start: int | None = None) -> None:
+    """Check that query and key can be compared; with `start` the query is some of the key's frames, from there on."""
     checks.video("query", query, heads)
     checks.video("key", key, heads)
-    checks.shaped("key", key, (*query.shape[:3], None, None), f"{VIDEO_AXES} as query")
+    batch, frames, channels = query.shape[:3]
+    same = (batch, frames if start is None else None, channels, None, None)
+    checks.shaped("key", key, same, f"{VIDEO_AXES} as query")
+    if start is not None and start + frames > key.shape[1]:
+        raise ValueError(
+            f"key: expected T of at least {start + frames}, for the {frames} frames of query from start={start} on, "
+            f"got T = {key.shape[1]}"
+        )
     checks.same_dtype("query", query, key=key)
     checks.same_device("query", query, key=key)
 
@@ -33,9 +40,9 @@ def enough_frames(name: str, frames: int, slots: int) -> None:
 
 def search_inputs(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec) -> Tensor | None:
     """Check the tensors of a search; return flow as (B, 1 or HD, T, W_t-1, 2, Hq, Wq), or None for zero."""
-    videos(query, key, spec.heads)
+    videos(query, key, spec.heads, spec.start)
     if not spec.causal:
-        enough_frames("query", query.shape[1], spec.slots)
+        enough_frames("key", key.shape[1], spec.slots)
     if flow is None:
         return None
     batch, frames, _, height, width = query.shape

@@ -23,7 +23,7 @@ def search_windows(
     grid: Grid,
 ) -> Matches:
     """The best candidates in windows around P predicted matches: (B, HD, T, Hq, Wq, P, 2) and (..., P)."""
-    work = _Search(Images.of(query, spec.heads), Images.of(key, spec.heads), grid, spec)
+    work = _Search(Images.of(query, spec.heads), Images.of(key, spec.heads), grid, spec, key.shape[1])
     windows = by_query(displacement, frames)
     with torch.no_grad():
         chunks = chunks_of(spec.window**2 * (work.numbers_per_position + 2 * frames.shape[-1]), *windows)
@@ -49,6 +49,7 @@ class _Search:
     key: Images
     grid: Grid
     spec: SearchSpec | RefineSpec
+    clip: int  # frames of the key
 
     @property
     def numbers_per_position(self) -> int:
@@ -63,13 +64,13 @@ class _Search:
         """
         spec, side = self.spec, self.spec.window
         image, x, y = self.grid.locate(number)
-        valid_frame = (frame >= 0) & (frame < self.grid.frames)
+        valid_frame = (frame >= 0) & (frame < self.clip)
         scores, valid, anchors = [], [], []
         columns = torch.arange(side, device=number.device)  # (ws,)
         for p in range(frame.shape[1]):
             px, in_x, begin_x = self.positions(x, shift[:, p, None, 0], columns, self.key.width)  # (n, ws)
             py, in_y, begin_y = self.positions(y, shift[:, p, None, 1], columns, self.key.height)
-            searched = self.grid.searched(image, frame[:, p], self.grid.frames)
+            searched = self.grid.searched(image, frame[:, p], self.clip)
             scored = self.similarity(
                 image, x, y, searched[:, None, None], px[:, None, :], py[:, :, None], tight=True
             )
@@ -85,7 +86,7 @@ class _Search:
         """Scores (n, K) and offsets (n, K, 2) of the selected candidates, for autograd."""
         image, x, y = self.grid.locate(number)
         px, py = self.positions_of(x, y, shift, places)  # (n, K)
-        searched = self.grid.searched(image[:, None], self.frames_of(frame, places), self.grid.frames)
+        searched = self.grid.searched(image[:, None], self.frames_of(frame, places), self.clip)
         scores = self.similarity(image, x, y, searched, px, py, empty=places < 0).masked_fill(places < 0, 0.0)
         return scores, self.offsets(x, y, px, py, places)
 

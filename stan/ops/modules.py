@@ -39,9 +39,13 @@ class ShiftedNLS(_Function):
         self.spec = SearchSpec(**settings)
         super().__init__(backend=backend, **self.spec.settings())
 
-    def forward(self, query: Tensor, key: Tensor, flow: Tensor | None = None) -> Matches:
-        """(B, T, HD*C, H, W) features and (B, T, W_t-1, 2, Hq, Wq) flow to `Matches`."""
-        return functional.shifted_nls(query, key, flow, **self.settings)
+    def forward(
+        self, query: Tensor, key: Tensor, flow: Tensor | None = None, start: int | None = None
+    ) -> Matches:
+        """(B, T, HD*C, H, W) features and (B, T, W_t-1, 2, Hq, Wq) flow to `Matches`; `start` of this call, if it is
+        not that of the module."""
+        settings = self.settings if start is None else {**self.settings, "start": start}
+        return functional.shifted_nls(query, key, flow, **settings)
 
     def extra_repr(self) -> str:
         """Settings that are not the default."""

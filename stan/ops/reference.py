@@ -50,7 +50,7 @@ def _untraced(fn: Callable[P, R]) -> Callable[P, R]:
 def search(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec) -> Matches:
     """See `stan.ops.shifted_nls`."""
     grid = Grid.of_query(query, spec.heads, spec.stride)
-    slots = slot_frames(grid.frames, spec.temporal_window, spec.causal)
+    slots = slot_frames(key.shape[1], spec.temporal_window, spec.causal)[spec.start :][: grid.frames]
     frames = torch.tensor(slots, dtype=torch.int32, device=query.device).reshape(-1, 1, 1, spec.slots)
     displacement = torch.zeros((*grid.shape, 1, 2), dtype=score_dtype(query), device=query.device)  # slot 0
     if flow is None:

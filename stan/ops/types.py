@@ -63,6 +63,7 @@ class SearchSettings(WindowSettings, total=False):
     select: Select
     self_match: SelfMatch
     causal: bool
+    start: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,8 @@ class SearchSpec(WindowSpec):
             select="each".
         causal: search frames t, t-1, ..., t-wt (W_t = wt + 1), for streaming. Frames before the clip hold no
             valid candidates.
+        start: frame of the clip, which is the key's, that the query begins with: the query may be some frames of
+            the clip only, and gets what it would get in the whole.
     """
 
     window: int = 9
@@ -138,6 +141,7 @@ class SearchSpec(WindowSpec):
     select: Select = "all"
     self_match: SelfMatch = "keep"
     causal: bool = False
+    start: int = 0
 
     def __post_init__(self) -> None:
         self.check()
@@ -145,6 +149,7 @@ class SearchSpec(WindowSpec):
         checks.choice("select", self.select, SELECTIONS)
         checks.choice("self_match", self.self_match, SELF_MATCHES)
         checks.flag("causal", self.causal)
+        checks.whole("start", self.start, 0)
         if self.self_match == "anchors" and self.select != "each":
             raise ValueError(f"self_match: 'anchors' needs select='each', got select={self.select!r}")
         frames = self.slots if self.select == "all" else 1

@@ -128,6 +128,7 @@ def search(
     """
     queries, keys = _split(query, s["heads"]), _split(key, s["heads"])
     batch, heads, frames, _, height, width = queries.shape
+    clip = keys.shape[2]
     slots = s["temporal_window"] + 1 if s["causal"] else 2 * s["temporal_window"] + 1
     rows, columns = _grid(height, width, s["stride"])
     if flow is not None and flow.ndim == 6:
@@ -138,7 +139,7 @@ def search(
         x, y = j * s["stride"], i * s["stride"]
         groups: list[list[tuple]] = []
         leading: list[list[tuple]] = []
-        for slot, f in enumerate(searched_frames(t, frames, s["temporal_window"], s["causal"])):
+        for slot, f in enumerate(searched_frames(s["start"] + t, clip, s["temporal_window"], s["causal"])):
             if f is None:
                 groups.append([(False, -math.inf, 0.0, 0.0, -1)] * s["window"] ** 2)
                 leading.append([])

@@ -54,6 +54,7 @@ def case(
     *,
     batch: int = 1,
     frames: int = 3,
+    queries: int | None = None,
     channels: int = 2,
     size: tuple[int, int] = (4, 5),
     key_size: tuple[int, int] | None = None,
@@ -61,13 +62,15 @@ def case(
     reach: float = 4,
     **settings: Any,
 ) -> Case:
-    """A search on exact numbers; `channels` are per head, `flow` is "none", "quarters" or "heads"."""
+    """A search on exact numbers; `channels` are per head, `flow` is "none", "quarters" or "heads", `queries` are the
+    frames of the query, where it has fewer than the clip."""
     random = generator(seed)
     s = DEFAULTS | settings
-    query = whole(random, batch, frames, channels * s["heads"], *size)
+    searching = frames if queries is None else queries
+    query = whole(random, batch, searching, channels * s["heads"], *size)
     key = whole(random, batch, frames, channels * s["heads"], *(key_size or size))
     grid = tuple((n - 1) // s["stride"] + 1 for n in size)
-    lead = (batch, s["heads"], frames) if flow == "heads" else (batch, frames)
+    lead = (batch, s["heads"], searching) if flow == "heads" else (batch, searching)
     shift = None if flow == "none" else quarters(random, *lead, slots_of(s) - 1, 2, *grid, reach=reach)
     return Case(query, key, shift, s)
 

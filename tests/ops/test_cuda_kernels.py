@@ -24,6 +24,8 @@ GENERAL: list[dict[str, Any]] = [
     {"topk": 3, "select": "each", "self_match": "anchors", "causal": True, "frames": 3, "reach": 9},
     {"topk": 27, "batch": 2},
     {"key_size": (7, 3), "patch": 3, "slide": False, "select": "each", "topk": 3},
+    {"frames": 5, "queries": 2, "start": 2, "heads": 2, "batch": 2, "patch": 3},
+    {"frames": 6, "queries": 2, "start": 4, "causal": True, "temporal_window": 2},
 ]
 TILED: list[dict[str, Any]] = [
     {"channels": 16, "size": (17, 34), "window": 9, "topk": 10, "reach": 2},
@@ -67,6 +69,7 @@ TILED: list[dict[str, Any]] = [
         "topk": 9,
         "flow": "none",
     },
+    {"channels": 16, "frames": 5, "queries": 2, "start": 2, "size": (9, 18), "window": 5, "topk": 6},
 ]
 BACKWARD: list[dict[str, Any]] = [
     {},
@@ -78,6 +81,7 @@ BACKWARD: list[dict[str, Any]] = [
     {"causal": True, "self_match": "first", "window": 4, "channels": 140},
     {"frames": 70, "temporal_window": 34, "topk": 69, "window": 1, "size": (3, 3)},
     {"frames": 1, "temporal_window": 0, "topk": 9, "flow": "none"},
+    {"frames": 6, "queries": 3, "start": 2, "heads": 2, "channels": 6, "patch": 3, "batch": 2},
 ]
 
 

@@ -46,19 +46,22 @@ def leaf(tensor: Tensor, place: Place) -> Tensor:
         {"heads": 2, "channels": 1, "flow": "heads", "metric": "dot"},
         {"key_size": (5, 2)},
         {"temporal_window": 0, "frames": 1},
+        {"frames": 5, "queries": 2, "start": 2},
+        {"frames": 4, "queries": 1, "start": 3, "causal": True, "heads": 2, "channels": 1, "flow": "heads"},
     ],
     ids=str,
 )
 def test_gradcheck_of_the_search(place: Place, kwargs: dict[str, Any]) -> None:
-    shape = {"frames": 3, "size": (3, 3), "channels": 2, "flow": "plain", "key_size": None}
+    shape = {"frames": 3, "queries": None, "size": (3, 3), "channels": 2, "flow": "plain", "key_size": None}
     shape = {k: kwargs.get(k, v) for k, v in shape.items()}
-    frames = shape["frames"]
+    frames = shape["queries"] or shape["frames"]
     s = DEFAULTS | {"topk": 3} | {k: v for k, v in kwargs.items() if k not in shape}
     grid = tuple((n - 1) // s["stride"] + 1 for n in shape["size"])
     lead = (1, s["heads"], frames) if shape["flow"] == "heads" else (1, frames)
     query = leaf(normal(1, 1, frames, shape["channels"] * s["heads"], *shape["size"]), place)
     key = leaf(
-        normal(2, 1, frames, shape["channels"] * s["heads"], *(shape["key_size"] or shape["size"])), place
+        normal(2, 1, shape["frames"], shape["channels"] * s["heads"], *(shape["key_size"] or shape["size"])),
+        place,
     )
     flow = leaf(off_grid(3, *lead, slots_of(s) - 1, 2, *grid, reach=4), place)
     inputs = (query, key, flow) if flow.numel() else (query, key)

@@ -64,6 +64,10 @@ ORACLE = [
     {"size": (1, 6)},
     {"size": (5, 1), "frames": 3, "slide": False, "patch": 3},
     {"channels": 7},
+    {"frames": 5, "queries": 2, "start": 3},
+    {"frames": 6, "queries": 3, "start": 1, "patch": 3, "heads": 2, "flow": "heads", "batch": 2},
+    {"frames": 4, "queries": 1, "start": 0, "select": "each", "self_match": "anchors", "topk": 2},
+    {"frames": 5, "queries": 2, "start": 2, "causal": True, "temporal_window": 2, "key_size": (6, 3)},
 ]
 
 
@@ -96,9 +100,13 @@ def cases(draw: st.DrawFn) -> Case:
     if candidates == 0:
         self_match, candidates = "keep", 1
     side = st.integers(1, 5)
+    frames = draw(st.integers(1 if causal else slots, slots + 1))
+    start = draw(st.integers(0, frames - 1))
     return case(
         seed=draw(st.integers(0, 2**32)),
-        frames=draw(st.integers(1 if causal else slots, slots + 1)),
+        frames=frames,
+        start=start,
+        queries=draw(st.integers(1, frames - start)),
         channels=draw(st.integers(1, 3)),
         size=(draw(side), draw(side)),
         key_size=draw(st.none() | st.tuples(side, side)),
@@ -143,6 +151,23 @@ def test_close_to_brute_force_on_arbitrary_numbers(place: Place, seed: int, step
     claimed = np.sort(claimed, axis=-1)[..., ::-1]
     np.testing.assert_allclose(array(matches.scores), claimed, rtol=2e-5, atol=2e-3)
     assert bool((matches.scores.diff(dim=-1).nan_to_num(0.0) <= 0).all())
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["both sides", "causal"])
+@pytest.mark.parametrize(("window", "patch"), [(3, 7), (5, 1)])
+def test_some_frames_get_what_they_get_in_the_whole(
+    place: Place, window: int, patch: int, causal: bool
+) -> None:
+    random = generator(3)
+    c = case(frames=7, temporal_window=2, window=window, patch=patch, causal=causal, stride=2, size=(9, 11))
+    query, key = (torch.from_numpy(random.normal(size=c.key.shape)).float() for _ in range(2))
+    query, key, flow = on(place.device, query, key, c.flow)
+    whole = ops.shifted_nls(query, key, flow, **c.settings, backend=place.backend)
+    search = ops.ShiftedNLS(**c.settings, backend=place.backend)
+    for begin, end in ((0, 7), (0, 1), (2, 5), (6, 7)):
+        part = search(query[:, begin:end], key, flow[:, begin:end], begin)
+        for mine, theirs in zip(part, whole):
+            assert torch.equal(mine, theirs[:, :, begin:end])
 
 
 def test_frames_are_searched_in_slot_order(place: Place) -> None:

@@ -23,21 +23,25 @@ inline void check_video(const char* op, const char* name, const Tensor& video) {
                shape_text(video));
 }
 
-// Checks query against key.
-inline Sizes check_pair(const char* op, const Tensor& query, const Tensor& key, const Settings& settings) {
+// Checks query against key; `start` is the frame of the key that the query begins with, -1 where both have the same frames.
+inline Sizes check_pair(const char* op, const Tensor& query, const Tensor& key, const Settings& settings, int start = -1) {
   check_video(op, "query", query);
   check_video(op, "key", key);
   check_type(op, "key", key, query.scalar_type());
   check_device(op, "key", key, "query", query);
-  const char* names[] = {"batch size", "frames", "channels"};
-  for (int64_t dim = 0; dim < 3; ++dim) check_size(op, "key", key, dim, query.size(dim), names[dim]);
+  check_size(op, "key", key, 0, query.size(0), "batch size");
+  check_size(op, "key", key, 2, query.size(2), "channels");
+  if (start < 0) check_size(op, "key", key, 1, query.size(1), "frames");
+  STAN_CHECK(start < 0 || start <= key.size(1) - query.size(1), op, "start: ", query.size(1), " frames from frame ", start,
+             " on are not in a key of ", key.size(1));
   Sizes s;
   s.heads = settings.heads;
   s.stride = settings.stride;
   STAN_CHECK(query.size(2) % s.heads == 0 && query.size(2) > 0, op, "heads: expected a divisor of the ", query.size(2),
              " channels, got ", s.heads);
   s.batch = query.size(0);
-  s.frames = s.key_frames = int(query.size(1));
+  s.frames = int(query.size(1));
+  s.key_frames = int(key.size(1));
   s.channels = int(query.size(2) / s.heads);
   s.height = int(query.size(3));
   s.width = int(query.size(4));
@@ -101,8 +105,8 @@ inline SearchParameters parameters_of(const Settings& settings) {
 inline SearchParameters check_search_inputs(const char* op, const Tensor& query, const Tensor& key, const std::optional<Tensor>& flow,
                                             const SearchSettings& settings) {
   SearchParameters p = parameters_of(settings);
-  p.sizes = check_pair(op, query, key, p);
-  p.windows = check_slots(op, p.temporal_window, p.causal, p.sizes.frames);
+  p.sizes = check_pair(op, query, key, p, p.start);
+  p.windows = check_slots(op, p.temporal_window, p.causal, p.sizes.key_frames);
   p.flow_heads = check_flow(op, flow, query, p.sizes, p.windows);
   return p;
 }

@@ -17,7 +17,7 @@
 // In the order of `take` below, behind the tensors, by keyword.
 #define STAN_REFINE_SETTINGS                                                                                      \
   "int window, int topk, int heads, int patch, int dilation, int stride, float key_stride, str metric, bool slide"
-#define STAN_SEARCH_SETTINGS STAN_REFINE_SETTINGS ", int temporal_window, str select, str self_match, bool causal"
+#define STAN_SEARCH_SETTINGS STAN_REFINE_SETTINGS ", int temporal_window, str select, str self_match, bool causal, int start"
 
 namespace stan {
 
@@ -71,6 +71,7 @@ class Arguments {
                           {SelfMatch::keep, SelfMatch::first, SelfMatch::exclude, SelfMatch::anchors});
     STAN_CHECK(s.self_match != SelfMatch::anchors || s.select == Select::each, op_, "self_match: 'anchors' needs select 'each'");
     s.causal = take<bool>();
+    s.start = number("start", 0, kMaxSide);
   }
 
   int number(const char* name, int64_t low, int64_t high) { return check_number(op_, name, take<int64_t>(), low, high); }

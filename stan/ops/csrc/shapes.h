@@ -20,7 +20,7 @@ struct Sizes {
   int heads = 0;
   int channels = 0;              // per head
   int height = 0, width = 0;     // of the query (or of the output grid's image)
-  int key_frames = 0;            // the query's, but for a gather for some frames only
+  int key_frames = 0;            // the query's, but for a search or a gather for some frames only
   int key_height = 0, key_width = 0;
   int stride = 1;
   int query_height = 0, query_width = 0;  // (height - 1) / stride + 1
@@ -75,6 +75,7 @@ struct Settings {
   Select select = Select::all;
   SelfMatch self_match = SelfMatch::keep;
   bool causal = false;
+  int start = 0;  // the frame of the clip that the query begins with
 
   STAN_HD int slots() const { return slots_of(temporal_window, causal); }  // searched frames of a query
 
@@ -89,6 +90,10 @@ struct SearchParameters : Settings {
   int windows = 1;      // of a query: searched frames (slots), or matches to refine
   int matches = 1;      // K of the outputs
   int flow_heads = 0;   // 0: no flow
+
+  // Of a search: the frame of the key that frame t of the query searches in a slot, -1 for none; and the other way round.
+  STAN_HD int frame_of(int t, int slot) const { return frame_of_slot(start + t, slot, sizes.key_frames, temporal_window, causal); }
+  STAN_HD int slot_of(int t, int f) const { return slot_of_frame(start + t, f, sizes.key_frames, temporal_window, causal); }
 };
 
 // A gather. The queries of a block of block x block have their matches in common: weights, offsets and frames are given for each block.

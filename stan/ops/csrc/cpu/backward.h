@@ -24,7 +24,7 @@ class PositionGradient {
   void add(int t, int query, int x, int y, int64_t number, int f, S gx, S gy) const {
     const Sizes& z = a_.p.sizes;
     if (a_.grad_flow != nullptr) {
-      const int slot = slot_of_frame(t, f, z.frames, a_.p.temporal_window, a_.p.causal);
+      const int slot = a_.p.slot_of(t, f);
       if (slot < 1 || slot >= a_.p.windows) return;
       const Displacement<S> d = flow_at(static_cast<const S*>(a_.flow), a_.p, b_, head_, t, slot, query);
       const int h = a_.p.flow_heads == 1 ? 0 : head_;
@@ -98,7 +98,7 @@ static void pull_frame(const MatchBackwardArguments& a, const Pixels<S>& query, 
       for (int k = 0; k < p.matches; ++k) {
         const int64_t m = (int64_t(t) * z.queries() + in_frame) * p.matches + k;
         const int f = frames[m];
-        if (f < 0 || f >= z.frames) continue;
+        if (f < 0 || f >= z.key_frames) continue;
         const S g = grad_scores[m];
         Lanes<S> gx, gy;
         if (g != S(0)) {
@@ -141,7 +141,7 @@ static void match_backward_with(const MatchBackwardArguments& a) {
   const Sizes& z = p.sizes;
   const int channels = z.channels;
   const int64_t plane = int64_t(z.height) * z.width;
-  const int64_t query_size = z.frames * plane * channels, key_size = int64_t(z.frames) * z.key_height * z.key_width * channels;
+  const int64_t query_size = z.frames * plane * channels, key_size = int64_t(z.key_frames) * z.key_height * z.key_width * channels;
   const bool by_query = a.grad_query != nullptr || a.grad_flow != nullptr || a.grad_offsets_in != nullptr;
 
   const auto one_head = [&](int64_t b, int head) {
@@ -149,7 +149,7 @@ static void match_backward_with(const MatchBackwardArguments& a) {
     const Pixels<S> query{query_memory.get(), z.height, z.width, channels};
     const Pixels<S> key{key_memory.get(), z.key_height, z.key_width, channels};
     pack_head(static_cast<const E*>(a.query), b, head, z.frames, z.heads, query);
-    pack_head(static_cast<const E*>(a.key), b, head, z.frames, z.heads, key);
+    pack_head(static_cast<const E*>(a.key), b, head, z.key_frames, z.heads, key);
     if (by_query) {
       Block<S> sum(a.grad_query != nullptr ? plane * channels : 0);
       for (int t = 0; t < z.frames; ++t) {

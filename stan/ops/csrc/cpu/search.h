@@ -141,10 +141,10 @@ static void search_row(const SearchArguments& a, const Pixels<S>& key, int64_t b
       Displacement<S> d;
       if (refines) {
         const int64_t at = query * p.windows + window;
-        o.frame = a.frames_in[at] < z.frames ? a.frames_in[at] : -1;
+        o.frame = a.frames_in[at] < z.key_frames ? a.frames_in[at] : -1;
         d = {static_cast<const S*>(a.offsets_in)[2 * at], static_cast<const S*>(a.offsets_in)[2 * at + 1]};
       } else {
-        o.frame = frame_of_slot(t, window, z.frames, p.temporal_window, p.causal);
+        o.frame = p.frame_of(t, window);
         d = flow_at(static_cast<const S*>(a.flow), p, b, head, t, window, in_frame);
       }
       if (o.frame >= 0) {
@@ -176,11 +176,11 @@ static void search_row(const SearchArguments& a, const Pixels<S>& key, int64_t b
 template <typename S, typename E>
 static void search_with(const SearchArguments& a) {
   const Sizes& z = a.p.sizes;
-  const int64_t size = int64_t(z.frames) * z.key_height * z.key_width * z.channels;
+  const int64_t size = int64_t(z.key_frames) * z.key_height * z.key_width * z.channels;
   each_head(z.batch, z.heads, size, [&](int64_t b, int head) {
     Block<S> memory(size);
     const Pixels<S> key{memory.get(), z.key_height, z.key_width, z.channels};
-    pack_head(static_cast<const E*>(a.key), b, head, z.frames, z.heads, key);
+    pack_head(static_cast<const E*>(a.key), b, head, z.key_frames, z.heads, key);
     parallel(int64_t(z.frames) * z.query_height, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) search_row<S, E>(a, key, b, head, int(i / z.query_height), int(i % z.query_height));
     });

@@ -93,7 +93,7 @@ class BlockSearch : public WindowSearch {
     const int64_t number = begin(row, column);
     for (int slot = 0; slot < p_.windows; ++slot) {
       Place& place = places_[slot];
-      place.frame = frame_of_slot(t, slot, z_.frames, p_.temporal_window, p_.causal);
+      place.frame = p_.frame_of(t, slot);
       float* const scores = scores_.get() + int64_t(slot) * area_;
       if (place.frame < 0) {
         fill(scores, area_);

@@ -200,7 +200,7 @@ class RowSearch : public WindowSearch {
     const int64_t number = begin(row, column);
     for (int slot = 0; slot < p_.windows; ++slot) {
       Place& place = places_[slot];
-      place.frame = frame_of_slot(t, slot, z_.frames, p_.temporal_window, p_.causal);
+      place.frame = p_.frame_of(t, slot);
       if (place.frame < 0) continue;
       place.pixels = frame_of(place.frame);
       put_window(place, flow_at(static_cast<const float*>(a_.flow), p_, b, head, t, slot, number));
@@ -273,19 +273,22 @@ template <typename E, typename Fill, typename Finish, typename Search>
 static void search_frames(const SearchArguments& a, int rows, int64_t frame_size, const Fill& fill, const Finish& finish, const Search& search) {
   const SearchParameters& p = a.p;
   const Sizes& z = p.sizes;
-  const int kept = least(p.windows, z.frames);
+  const int kept = least(p.windows, z.key_frames);
   const int64_t key_plane = int64_t(z.key_height) * z.key_width;
   each_head(z.batch, z.heads, kept * frame_size, [&](int64_t b, int head) {
     Block<float> memory(kept * frame_size);
     const auto frame_of = [&](int f) { return memory.get() + f % kept * frame_size; };
-    int filled = 0;  // frames laid out so far
+    const auto end_of = [&](int t) {  // of the frames that frame t of the query searches
+      return p.causal ? p.start + t + 1 : first_frame(p.start + t, z.key_frames, p.temporal_window) + p.windows;
+    };
+    int filled = end_of(0) > kept ? end_of(0) - kept : 0;  // frames before this one are laid out, or nobody asks for them
     for (int t = 0; t < z.frames; ++t) {
-      const int end = p.causal ? t + 1 : first_frame(t, z.frames, p.temporal_window) + p.windows;
+      const int end = end_of(t);
       const int64_t fresh = int64_t(end - filled) * rows;
       parallel(fresh, 4, [&](int64_t begin, int64_t stop) {
         for (int64_t i = begin; i < stop; ++i) {
           const int f = filled + int(i / rows);
-          const E* in = static_cast<const E*>(a.key) + head_start(b, f, head, z.frames, z.heads, z.channels, key_plane);
+          const E* in = static_cast<const E*>(a.key) + head_start(b, f, head, z.key_frames, z.heads, z.channels, key_plane);
           fill(in, int(i % rows), frame_of(f));
         }
       });

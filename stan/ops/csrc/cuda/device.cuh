@@ -100,7 +100,7 @@ __device__ inline Query query_at(const Sizes& z, int64_t number) {
   return q;
 }
 
-// Image of frame f of the query's own clip and head.
-__device__ inline int64_t image_of_frame(const Query& q, int f) { return q.image - q.t + f; }
+// Image of frame f of the key, in the query's own clip and head.
+__device__ inline int64_t image_of_frame(const Sizes& z, const Query& q, int f) { return (q.batch * z.heads + q.head) * z.key_frames + f; }
 
 }  // namespace stan::cuda

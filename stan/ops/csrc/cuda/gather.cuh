@@ -29,7 +29,7 @@ template <typename S>
 __device__ inline Taps<S> match_taps(const GatherProblem<S>& p, const Query& q, int64_t match, int frame, int dx, int dy, bool tight) {
   const Split<S> x = match_position(q.x, p.offsets[2 * match], p.sizes.key_width);
   const Split<S> y = match_position(q.y, p.offsets[2 * match + 1], p.sizes.key_height);
-  const int64_t image = (q.batch * p.sizes.heads + q.head) * p.sizes.key_frames + frame;
+  const int64_t image = image_of_frame(p.sizes, q, frame);
   return taps_at(p.value, image, x, y, dx * p.grid.pixels, dy * p.grid.pixels, tight);
 }
 

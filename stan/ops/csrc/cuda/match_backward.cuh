@@ -87,13 +87,12 @@ __device__ GroupMatch<S> group_match(const MatchBackward<S>& a, const Query& q, 
   if (k >= a.matches) return m;
   const int64_t at = q.number * a.matches + k;
   m.frame = a.stored_frames[at];
-  if (m.frame < 0 || m.frame >= a.sizes.frames) return m;
+  if (m.frame < 0 || m.frame >= a.sizes.key_frames) return m;
   m.there = true;
   m.g = a.grad_scores[at];
   m.gx = a.grad_offsets[2 * at];
   m.gy = a.grad_offsets[2 * at + 1];
-  m.slot = a.parents != nullptr ? a.parents[at]
-                                : slot_of_frame(q.t, m.frame, a.sizes.frames, a.temporal_window, a.causal);
+  m.slot = a.parents != nullptr ? a.parents[at] : a.slot_of(q.t, m.frame);
   m.x = match_position(q.x, a.stored_offsets[2 * at], a.sizes.key_width);
   m.y = match_position(q.y, a.stored_offsets[2 * at + 1], a.sizes.key_height);
   return m;
@@ -120,7 +119,7 @@ __device__ void backward_of_query(const MatchBackward<S>& a, const Query& q, con
           gy = m.gy;
         }
         if (m.there && m.g != S(0) && some) {
-          const int64_t image = image_of_frame(q, m.frame);
+          const int64_t image = image_of_frame(a.sizes, q, m.frame);
           const Taps<S> taps = taps_at(a.key, image, m.x, m.y, dx, dy, true);
           const Four<S> k = sample4(a.key.data, taps, c);
           Four<S> d;  // gradient of the sampled key

@@ -146,11 +146,11 @@ struct Targets {
     int frame = -1;
     if (offsets != nullptr) {
       const int64_t at = q.number * p.windows + slot;
-      if (frames != nullptr && frames[at] >= 0 && frames[at] < z.frames) frame = frames[at];
+      if (frames != nullptr && frames[at] >= 0 && frames[at] < z.key_frames) frame = frames[at];
       dx = offsets[2 * at];
       dy = offsets[2 * at + 1];
     } else {
-      frame = frame_of_slot(q.t, slot, z.frames, p.temporal_window, p.causal);
+      frame = p.frame_of(q.t, slot);
       if (flow != nullptr && slot > 0) {
         const int64_t at = flow_index(p, q, slot);
         dx = flow[at];

@@ -79,7 +79,7 @@ void run_tile(const Device& device, const SearchProblem<float>& search, const Ti
   const TileProblem p = {search, tiles_x, tiles_y, tile_height, plan.capacity, pitch};
   const int64_t images = z.batch * z.heads * z.frames, blocks = images * tiles_x * tiles_y;
   if (search.metric == Metric::l2) {
-    const int64_t pixels = images * z.key_height * z.key_width;
+    const int64_t pixels = z.batch * z.heads * z.key_frames * z.key_height * z.key_width;
     launch("search", device, gram_kernel<float>, (pixels + 255) / 256, 256, 0, search.key, pixels);
   }
   switch (search.window) {

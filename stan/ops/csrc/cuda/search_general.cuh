@@ -84,7 +84,7 @@ __device__ bool score_candidate(const SearchProblem<S>& p, const Query& q, int32
   const Window wx = p.window_x(t), wy = p.window_y(t);
   const int kx = wx.begin + c.column, ky = wy.begin + c.row;
   if (!wx.valid(kx) || !wy.valid(ky)) return false;
-  *score = score_at(p.query, p.key, p.patch, p.metric, q, image_of_frame(q, t.frame),
+  *score = score_at(p.query, p.key, p.patch, p.metric, q, image_of_frame(p.sizes, q, t.frame),
                     split(step_position(t.x.position, p.step, kx)), split(step_position(t.y.position, p.step, ky)));
   return true;
 }

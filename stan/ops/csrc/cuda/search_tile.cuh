@@ -110,7 +110,7 @@ struct TileWindow {
 __device__ inline TileWindow tile_window(const SearchProblem<float>& p, const Query& q, const Target<float>& t, int slot, bool active) {
   const Window x = p.window_x(t), y = p.window_y(t);
   const Split<float> at_x = split(t.x.position), at_y = split(t.y.position);
-  TileWindow w = {q.number, image_of_frame(q, t.frame), at_x.whole + x.begin, at_y.whole + y.begin, at_x.fraction, at_y.fraction, 0, 0,
+  TileWindow w = {q.number, image_of_frame(p.sizes, q, t.frame), at_x.whole + x.begin, at_y.whole + y.begin, at_x.fraction, at_y.fraction, 0, 0,
                   -1, 0, slot * p.window * p.window};
   for (int i = 0; active && i < p.window; ++i) {
     w.columns |= x.valid(x.begin + i) ? 1u << i : 0u;
