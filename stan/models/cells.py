@@ -1,4 +1,4 @@
-"""The two grids of the merge: blocks of pixels, which move as one, and cells of blocks; means over their squares."""
+"""The two grids of the merge: blocks of pixels, and cells of blocks, which move as one; means over their squares."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GRID = 2
-"""Side of the blocks of pixels that move as one and have one set of weights."""
+"""Side of the blocks of pixels that the network has for its own."""
 
 SEARCH_GRID = 4
-"""Pixels between the queries of the search, and side of the squares for which the weights are corrected."""
+"""Side of the cells: squares of pixels that move as one, with one query of the search and one set of weights."""
 
 CELL = SEARCH_GRID // GRID
 """The same in blocks."""
@@ -26,6 +26,11 @@ def repeated(x: Tensor, times: int) -> Tensor:
     return x[..., :, None, :, None].expand(*lead, h, times, w, times).reshape(*lead, h * times, w * times)
 
 
+def spread(x: Tensor, times: int, over: Tensor) -> Tensor:
+    """The same, cut to the height and width of `over`."""
+    return repeated(x, times)[..., : over.shape[-2], : over.shape[-1]]
+
+
 def by_cell(x: Tensor) -> Tensor:
     """`(B, T, K, h, w)` averaged over cells of `CELL` x `CELL` blocks, `(B, T, K, h', w')`."""
     return pooled(x, CELL)
@@ -33,7 +38,7 @@ def by_cell(x: Tensor) -> Tensor:
 
 def coarse(x: Tensor) -> Tensor:
     """`(B, T, K, h', w')`, each value replaced by the mean over the 3x3 squares of `FAR` x `FAR` around it."""
-    return repeated(smoothed(pooled(x, FAR), 3), FAR)[..., : x.shape[3], : x.shape[4]]
+    return spread(smoothed(pooled(x, FAR), 3), FAR, x)
 
 
 def pooled(x: Tensor, side: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stan import ops
 from stan.flow import FlowPair
-from stan.models.cells import CELL, GRID, SEARCH_GRID, by_cell, coarse, detail, repeated, smoothed
+from stan.models.cells import CELL, GRID, SEARCH_GRID, by_cell, coarse, detail, smoothed, spread
 
 LEAST_VARIANCE = 1e-6
 """Added to the noise variance (values in [0, 1]), so that a level of zero divides nothing by zero."""
@@ -28,7 +28,7 @@ SUPPORT = 3
 
 
 class Merged(NamedTuple):
-    """What the aligned frames give, at full resolution and by block (h = H/2, w = W/2).
+    """What the aligned frames give, at full resolution, by block (h = H/2, w = W/2) and by cell (h', w').
 
     Attributes:
         noisy: `(B, T, 3, H, W)`, the weighted mean of the aligned noisy frames.
@@ -38,9 +38,9 @@ class Merged(NamedTuple):
             weights, in units of the video.
         evidence: `(B, T, 3, h, w)`: log(1 + misfit) of the best match in another frame, the same of the weighted
             mean, and the weight of the frame itself.
-        weights: `(B, T, K, h, w)`, of the frame itself (first) and its matches; they sum to one.
-        offsets: `(B, T, K-1, 2, h, w)` of the matches, (x, y) in pixels of the video.
-        frames: `(B, T, K-1, h, w)` int32, those of the matches; -1 where there is no such frame.
+        weights: `(B, T, K, h', w')`, of the frame itself (first) and its matches; they sum to one.
+        offsets: `(B, T, K-1, 2, h', w')` of the matches, (x, y) in pixels of the video.
+        frames: `(B, T, K-1, h', w')` int32, those of the matches; -1 where there is no such frame.
     """
 
     noisy: Tensor
@@ -53,8 +53,8 @@ class Merged(NamedTuple):
     frames: Tensor
 
     def places(self) -> tuple[Tensor, Tensor]:
-        """Where `weights` apply, the frame itself included, if a whole clip was merged: offsets `(B, T, h, w, K, 2)`
-        and frames `(B, T, h, w, K)`."""
+        """Where `weights` apply, the frame itself included, if a whole clip was merged: offsets `(B, T, h', w', K, 2)`
+        and frames `(B, T, h', w', K)`."""
         offsets, frames = self.offsets.movedim((2, 3), (4, 5)), self.frames.movedim(2, -1)
         this = torch.arange(frames.shape[1], dtype=frames.dtype, device=frames.device).view(1, -1, 1, 1, 1)
         this = this.expand(*frames.shape[:-1], 1)
@@ -63,12 +63,11 @@ class Merged(NamedTuple):
 
 class Found(NamedTuple):
     """Where the matches of some frames of a clip are, `n` from number `begin` on, with one match in each other searched
-    frame, and what they are taken from. At full resolution H x W, by block (h, w), and by query of the search (h', w').
-    Only displacement may have a gradient."""
+    frame, and what they are taken from. At full resolution H x W, by block (h, w), and by cell (h', w').
+    Only offsets may have a gradient."""
 
     begin: int
-    displacement: Tensor  # (B, n, K-1, 2, h, w), where flow points, pixels of the video
-    correction: Tensor  # (B, n, K-1, 2, h', w'), by which the search corrects it
+    offsets: Tensor  # (B, n, K-1, 2, h', w'), pixels of the video: where flow points, corrected by the search
     frames: Tensor  # (B, n, K-1, h', w') int32; -1 where there is no such frame
     misfit: Tensor  # (B, n, K-1, h', w'), mean squared difference of the patches over the noise variance
     both: Tensor  # (B, T, 6, H, W), noisy and cleaned frames
@@ -130,7 +129,7 @@ class Merge(nn.Module):
             self_match="anchors",
             causal=causal,
         )
-        self.follow = ops.SearchFlow(temporal_window=temporal_window, causal=causal)
+        self.follow = ops.SearchFlow(temporal_window=temporal_window, stride=SEARCH_GRID, causal=causal)
         self.trust = nn.Parameter(torch.zeros(2))
         self.correction = Correction(hidden) if hidden else None
 
@@ -161,12 +160,10 @@ class Merge(nn.Module):
         order = [*range(t), *[t - 1] * (self.slots - t)]  # a short clip is filled up; copies are not used
         if len(order) > t:
             flow = FlowPair(*(f[:, order] for f in flow))
-        by_block = [f[..., ::GRID, ::GRID] / GRID for f in flow]  # followed block by block, in blocks
         part = slice(*part.indices(t)[:2])
-        displacement = self.follow(*by_block)[:, part].mul(GRID)  # (B, n, K-1, 2, h, w)
+        displacement = self.follow(*(f.float() for f in flow))[:, part]  # (B, n, K-1, 2, h', w')
         return self._corrected(noisy.float(), cleaned.float(), level, displacement, order, part)
 
-    @torch.no_grad()
     def _corrected(
         self,
         noisy: Tensor,
@@ -179,28 +176,34 @@ class Merge(nn.Module):
         """Search around `displacement`, of the frames `part`, in the frames `order` of a clip, those that fill it up
         behind its own."""
         t = noisy.shape[1]
-        searched = cleaned.mean(2, keepdim=True)  # brightness alone: three times as fast, and worth as much
-        if len(order) > t:
-            searched = searched[:, order]
-        start = displacement[..., ::CELL, ::CELL]
-        matches = self.search(searched[:, part], searched, start, start=part.start)
-        each = (self.slots, matches.scores.shape[-1] // self.slots)  # places, in the order (slot, best first)
-        scores = matches.scores[:, 0].unflatten(-1, each)[..., 1:, :]  # (B, n, h', w', K-1, 1 or 2)
-        misfits = (-scores / self.patch**2).clamp(0, 1e4)  # 1e4 where there is none
-        here, near = (misfits[..., n].movedim(-1, 2) for n in (0, -1))  # each (B, n, K-1, h', w')
-        best = matches.offsets[:, 0].unflatten(-2, each)[..., 1:, -1, :]  # (B, n, h', w', K-1, 2)
-        moved = best.movedim((4, 5), (2, 3)) - start  # (B, n, K-1, 2, h', w')
-        variance = level[:, part, ..., ::CELL, ::CELL].square() + LEAST_VARIANCE
-        better = here - near > SIGNIFICANT * variance
-        frames = matches.frames[:, 0].unflatten(-1, each)[..., 1:, 0].movedim(-1, 2)
-        frames = torch.where(frames < t, frames, -1)
-        both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
-        small = F.interpolate(
-            both.flatten(0, 1), scale_factor=1 / GRID, mode="bilinear"
-        )  # means of 2x2, fast
-        small = small.unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
-        misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
-        return Found(part.start, displacement, moved * better.unsqueeze(3), frames, misfit, both, small)
+        with torch.no_grad():
+            searched = cleaned.mean(
+                2, keepdim=True
+            )  # brightness alone: three times as fast, and worth as much
+            if len(order) > t:
+                searched = searched[:, order]
+            matches = self.search(searched[:, part], searched, displacement, start=part.start)
+            each = (
+                self.slots,
+                matches.scores.shape[-1] // self.slots,
+            )  # places, in the order (slot, best first)
+            scores = matches.scores[:, 0].unflatten(-1, each)[..., 1:, :]  # (B, n, h', w', K-1, 1 or 2)
+            misfits = (-scores / self.patch**2).clamp(0, 1e4)  # 1e4 where there is none
+            here, near = (misfits[..., n].movedim(-1, 2) for n in (0, -1))  # each (B, n, K-1, h', w')
+            best = matches.offsets[:, 0].unflatten(-2, each)[..., 1:, -1, :]  # (B, n, h', w', K-1, 2)
+            moved = best.movedim((4, 5), (2, 3)) - displacement  # (B, n, K-1, 2, h', w')
+            variance = by_cell(level[:, part]).square() + LEAST_VARIANCE
+            better = here - near > SIGNIFICANT * variance
+            frames = matches.frames[:, 0].unflatten(-1, each)[..., 1:, 0].movedim(-1, 2)
+            frames = torch.where(frames < t, frames, -1)
+            both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
+            small = F.interpolate(
+                both.flatten(0, 1), scale_factor=1 / GRID, mode="bilinear"
+            )  # means of 2x2, fast
+            small = small.unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
+            misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
+            correction = moved * better.unsqueeze(3)
+        return Found(part.start, displacement + correction, frames, misfit, both, small)
 
     def average(self, found: Found, features: Tensor, level: Tensor, part: slice | None = None) -> Merged:
         """Average some frames of a clip with their matches.
@@ -211,66 +214,60 @@ class Merge(nn.Module):
             level: the same.
             part: the frames of the clip for which the result is wanted, first and end; None: all of `found`.
         """
-        h, w = level.shape[3:]
         if part is None:
             part = slice(found.begin, found.begin + found.frames.shape[1])
         these = slice(part.start - found.begin, part.stop - found.begin)
+        offsets = found.offsets[:, these]  # (B, n, K-1, 2, h', w')
         features = features.float()
         with torch.no_grad():
             level, own_features = level[:, part], features[:, part]
-            near, lattice = found.misfit[:, these], found.frames[:, these]
-            corrected = repeated(found.correction[:, these], CELL)[..., :h, :w]
-        offsets = found.displacement[:, these] + corrected  # (B, n, K-1, 2, h, w)
-        with torch.no_grad():
-            frames = repeated(lattice, CELL)[..., :h, :w]  # (B, n, K-1, h, w)
+            near, frames = found.misfit[:, these], found.frames[:, these]  # each (B, n, K-1, h', w')
             missing = frames < 0
             kept = share_kept(offsets)
             nearby = self._searched(part, found.both.shape[1])
-            places = as_matches(frames - nearby.start)
-        each = as_matches(offsets), places
+        each = as_matches(offsets), as_matches(frames - nearby.start)
         with torch.no_grad():
-            wide, strange = self._differences(found.small, level, offsets, part, nearby, each)
+            wide, strange = self._differences(found.small, level, kept, part, nearby, each)
 
         trust = 2 * F.softplus(self.trust)
-        misfit = repeated(trust[0] * near + trust[1] * wide, CELL)[..., :h, :w]
-        logits = -torch.log(kept + misfit)  # (B, n, K-1, h, w)
+        logits = -torch.log(kept + trust[0] * near + trust[1] * wide)  # (B, n, K-1, h', w')
         if self.correction is not None:
             this = torch.arange(part.start, part.stop, device=frames.device).view(1, -1, 1, 1, 1)
-            sparse = found.displacement[:, these, ..., ::CELL, ::CELL].detach()
-            steps = (sparse + found.correction[:, these]) / 8
+            steps = offsets.detach() / 8
             seen = [
                 (10 * near).log1p(),
                 (10 * wide).log1p(),
                 strange,
                 coarse(strange),
-                by_cell(kept),
+                kept,
                 (10 * by_cell(level)).expand_as(near),
-                ((lattice - this).abs().float() - 1).clamp(0, 4),
+                ((frames - this).abs().float() - 1).clamp(0, 4),
                 torch.hypot(*steps.unbind(3)).log1p(),
                 by_cell(detail(found.both[:, part, 3:])).expand_as(near),
             ]
-            change = self.correction(torch.stack(seen, 3))  # (B, n, K-1, h', w')
-            logits = logits + repeated(change, CELL)[..., :h, :w]
+            logits = logits + self.correction(torch.stack(seen, 3))
         logits = logits.masked_fill(missing, -torch.inf)
-        weights = torch.cat([torch.zeros_like(level), logits], 2).softmax(2)  # (B, n, K, h, w)
+        weights = torch.cat([torch.zeros_like(logits[:, :, :1]), logits], 2).softmax(2)  # (B, n, K, h', w')
         own, others = weights[:, :, :1], weights[:, :, 1:]
 
         weigh = as_matches(others)
-        mean = ops.gather(found.both[:, nearby], weigh, *each, block=GRID)
-        mean = torch.addcmul(mean, repeated(own, GRID), found.both[:, part])  # (B, n, 6, H, W)
+        mean = ops.gather(found.both[:, nearby], weigh, *each, block=SEARCH_GRID)
+        mean = torch.addcmul(mean, spread(own, SEARCH_GRID, mean), found.both[:, part])  # (B, n, 6, H, W)
         if features.shape[2]:
-            gathered = ops.gather(features[:, nearby], weigh, each[0] / GRID, each[1])
-            own_features = own * features[:, part] + gathered  # (B, n, F, h, w)
-        known = repeated((near + wide).clamp(max=MOST_MISFIT), CELL)[..., :h, :w]
+            gathered = ops.gather(features[:, nearby], weigh, each[0] / GRID, each[1], block=CELL)
+            own_features = torch.addcmul(
+                gathered, spread(own, CELL, gathered), own_features
+            )  # (B, n, F, h, w)
+        known = (near + wide).clamp(max=MOST_MISFIT)
         best = known.masked_fill(missing, MOST_MISFIT).amin(2, keepdim=True)
         evidence = torch.cat([best.log1p(), (others * known).sum(2, keepdim=True).log1p(), own], 2)
-        remaining = level * (own.square() + (others.square() * kept).sum(2, keepdim=True)).sqrt()
+        remaining = (own.square() + (others.square() * kept).sum(2, keepdim=True)).sqrt()
         return Merged(
             mean[:, :, :3],
             mean[:, :, 3:],
             own_features,
-            remaining,
-            evidence,
+            level * spread(remaining, CELL, level),
+            spread(evidence, CELL, level),
             weights,
             offsets,
             frames,
@@ -288,7 +285,7 @@ class Merge(nn.Module):
     def _differences(
         small: Tensor,
         level: Tensor,
-        offsets: Tensor,
+        kept: Tensor,
         part: slice,
         nearby: slice,
         each: tuple[Tensor, Tensor],
@@ -297,24 +294,22 @@ class Merge(nn.Module):
         noisy ones differ more than their noise explains, both averaged over a small square, in units of the noise
         variance, `(B, n, K-1, h', w')`."""
         ones = torch.ones_like(each[1], dtype=torch.float32)
-        squares = ops.gather_stack(small[:, nearby], ones, each[0] / GRID, each[1])[
+        squares = ops.gather_stack(small[:, nearby], ones, each[0] / GRID, each[1], block=CELL)[
             :, 0
         ]  # (B, K-1, n, 6, h, w)
         squares = squares.sub_(small[:, None, part]).square_().transpose(1, 2)
         variance = level.square() + LEAST_VARIANCE  # (B, n, 1, h, w)
-        pixels = GRID**2  # the noise of their mean has this part of the variance
-        strange = (squares[:, :, :, :3].mean(3) * pixels).div_(variance).sub_(1 + share_kept(offsets / GRID))
-        wide = squares[:, :, :, 3:].mean(3).div_(variance)
-        wide, strange = (
-            smoothed(by_cell(x), SUPPORT) for x in (wide.clamp_(max=1e4), strange.clamp_(max=10))
-        )
-        return wide, strange.clamp_(-1, 4)
+        strange, wide = squares[:, :, :, :3].mean(3), squares[:, :, :, 3:].mean(3)  # each (B, n, K-1, h, w)
+        strange = by_cell(strange.mul_(GRID**2).div_(variance).clamp_(max=10))
+        wide = by_cell(wide.div_(variance).clamp_(max=1e4))
+        strange = strange.sub_(1 + kept)
+        return smoothed(wide, SUPPORT), smoothed(strange, SUPPORT).clamp_(-1, 4)
 
 
 class Correction(nn.Module):
     """Corrects the logarithms of the weights of matches by what else is known of them.
 
-    Its inputs, by block and match: the misfit over the patches of the search and over a square; by how much the
+    Its inputs, by cell and match: the misfit over the patches of the search and over a square; by how much the
     *noisy* frames differ more than their noise explains, over a small square and a large one (only that notices
     where cleaning has removed the texture that a wrong match would smear); the share of noise that sampling leaves;
     the noise level; the distance in time; the length of the motion; and how much detail the frame has there.
@@ -347,12 +342,12 @@ class Correction(nn.Module):
 
 def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Merged:
     """The `Merged` of single frames: themselves, with all of their noise."""
-    b, t, _, h, w = level.shape
     nothing, one = torch.zeros_like(level), torch.ones_like(level)
     evidence = torch.cat([torch.full_like(level, MOST_MISFIT).log1p(), nothing, one], 2)
-    offsets = level.new_zeros(b, t, 0, 2, h, w)
-    frames = torch.empty(b, t, 0, h, w, dtype=torch.int32, device=level.device)
-    return Merged(noisy, cleaned, features, level, evidence, one, offsets, frames)
+    weights = one[..., ::CELL, ::CELL]  # (B, T, 1, h', w')
+    frames = weights[:, :, :0].int()
+    offsets = weights.new_empty(*weights.shape[:2], 0, 2, *weights.shape[3:])
+    return Merged(noisy, cleaned, features, level, evidence, weights, offsets, frames)
 
 
 def as_matches(x: Tensor) -> Tensor:

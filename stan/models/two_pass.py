@@ -23,7 +23,7 @@ import stan.flow
 from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models.base import AttentionMap, Cleaned, VideoDenoiser, joined
-from stan.models.cells import GRID
+from stan.models.cells import SEARCH_GRID
 from stan.models.merge import Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.settings import learns
@@ -315,9 +315,9 @@ def unblocks(x: Tensor, frames: int) -> Tensor:
 
 def attention_map(merged: Merged) -> AttentionMap:
     """Where the merge looked, as the record that all networks give."""
-    weights = merged.weights.detach().movedim(2, -1)[:, None]  # (B, 1, T, h, w, K)
+    weights = merged.weights.detach().movedim(2, -1)[:, None]  # (B, 1, T, h', w', K)
     offsets, frames = merged.places()
-    return AttentionMap("merge", GRID, weights, offsets[:, None] / GRID, frames[:, None])
+    return AttentionMap("merge", SEARCH_GRID, weights, offsets[:, None] / SEARCH_GRID, frames[:, None])
 
 
 SMALL: dict[str, Any] = {

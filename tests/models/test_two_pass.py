@@ -12,7 +12,7 @@ from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models import Cleaned, TwoPass, build
 from stan.models.base import joined
-from stan.models.cells import GRID, repeated
+from stan.models.cells import GRID, SEARCH_GRID, repeated, spread
 from stan.models.merge import Merge
 
 SIGMA = 30 / 255
@@ -78,9 +78,9 @@ def clean_mean(weights: Tensor, offsets: Tensor, frames: Tensor, clean: Tensor) 
     out = torch.zeros_like(clean)
     for k in range(weights.shape[2]):
         for s in range(t):
-            move = repeated(offsets[0, s, ..., k, :].permute(2, 0, 1), GRID)  # (2, h, w)
-            source = repeated(frames[0, s, ..., k], GRID)
-            weight = repeated(weights[0, s, k], GRID)
+            move = spread(offsets[0, s, ..., k, :].permute(2, 0, 1), SEARCH_GRID, clean)  # (2, H, W)
+            source = spread(frames[0, s, ..., k], SEARCH_GRID, clean)
+            weight = spread(weights[0, s, k], SEARCH_GRID, clean)
             grid = torch.stack([(x + move[0]) / (w - 1) * 2 - 1, (y + move[1]) / (h - 1) * 2 - 1], -1)[None]
             for f in source.unique().tolist():
                 if f >= 0:
@@ -113,7 +113,7 @@ def test_frames_of_something_else_are_left_out() -> None:
         )
     own = merged.weights[0, 2, 0]
     assert float(own.mean()) > 0.9
-    strange = torch.cat([torch.zeros(1, 24, 24) > 0, merged.frames[0, 0] == 2])  # (K, h, w)
+    strange = torch.cat([torch.zeros(1, 12, 12) > 0, merged.frames[0, 0] == 2])  # (K, h', w')
     assert float(merged.weights[0, 0][strange].mean()) < 0.02
 
 

@@ -152,7 +152,12 @@ HOSTILE: list[tuple[Callable, dict[str, Any], type[Exception], str]] = [
         ValueError,
         r"key: expected shape .* \(1, any, 4, any, any\), got \(1, 3, 2, 5, 6\)",
     ),
-    (search, {"key": V[:, :2]}, ValueError, "key: expected T of at least 3, for the 3 .* start=0 on, got T = 2"),
+    (
+        search,
+        {"key": V[:, :2]},
+        ValueError,
+        "key: expected T of at least 3, for the 3 .* start=0 on, got T = 2",
+    ),
     (search, {"key": V.repeat(2, 1, 1, 1, 1)}, ValueError, r"key: expected shape .* got \(2, 3, 4, 5, 6\)"),
     (search, {"key": V[..., :0]}, ValueError, "key: expected .* at least 1"),
     (search, {"key": V.half()}, TypeError, "key: expected torch.float32, as query, got torch.float16"),
