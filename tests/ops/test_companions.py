@@ -360,7 +360,7 @@ def test_attention_is_search_softmax_and_gather(place: Place, slide: bool) -> No
     assert found.shape == (1, 3, 6, 2, 3)
 
 
-@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("block", [1, 2, 4])
 def test_gathering_for_some_frames_is_a_slice_of_all(place: Place, block: int) -> None:
     """Values and gradients are those of the whole."""
     m = matches_case(frames=5, channels=6, heads=1, size=(9, 11), block=block)

@@ -77,15 +77,16 @@ def test_blocks_of_patches(place: Place, block: int, patch: dict[str, int]) -> N
     assert_same(*both_ways("gather", place, m, block, 1, **patch), 1e-12)
 
 
-def test_blocks_as_a_network_has_them(place: Place) -> None:
+@pytest.mark.parametrize("block", [2, 4])
+def test_blocks_as_a_network_has_them(place: Place, block: int) -> None:
     """Many pixels, arbitrary fractions, reflections at all borders, odd sides."""
     random = generator(7)
-    m = matches_case(7, frames=3, channels=6, size=(35, 61), block=2, topk=4)
+    m = matches_case(7, frames=3, channels=6, size=(35, 61), block=block, topk=4)
     m["value"] = torch.from_numpy(random.random(m["value"].shape)).float()
     m["offsets"] = torch.from_numpy(random.normal(size=m["offsets"].shape)).float() * 6
     for name in ("gather", "gather_stack"):
         # near a whole position two neighbours may round to either side of it, where the slope jumps
-        found, wanted = both_ways(name, place, m, 2, 1)
+        found, wanted = both_ways(name, place, m, block, 1)
         assert_same(found[:3], wanted[:3], 1e-5)
         differs = (found[3] - wanted[3]).abs() > 1e-3 * (1 + wanted[3].abs())
         assert differs.float().mean() < 1e-3

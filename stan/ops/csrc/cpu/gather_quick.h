@@ -1,6 +1,6 @@
 // The quick gather: float32 arithmetic, single pixels. Channels in groups of at most 16, padded to 4, 8 or 16, so that a pixel is a
-// vector or two; where blocks of queries have their matches in common, 2 x 2 of them at a time: their samples lie side by side and share
-// position and fractions, away from the borders, so that bilinear sampling along x serves two rows.
+// vector or two; where blocks of queries have their matches in common, 2 x 2 or 4 x 4 of them at a time: their samples lie side by side
+// and share position and fractions, away from the borders, so that bilinear sampling along x serves two rows.
 #pragma once
 
 #include "gather.h"
@@ -22,7 +22,7 @@ STAN_VECTOR(8)
 STAN_VECTOR(16)
 #undef STAN_VECTOR
 
-// kCount numbers, 4, 8, 16 or 32 of them, in as few vectors as this processor generation can.
+// kCount numbers, 4 to 64 of them, a power of two, in as few vectors as this processor generation can.
 template <int kCount>
 struct Run {
   static constexpr int kWidth = kCount < kLanes ? kCount : kLanes;
@@ -245,7 +245,7 @@ static void gather_quickly(const GatherArguments& a) {
   constexpr int kMost = 16;
   const auto padded = [](int channels) { return channels <= 4 ? 4 : channels <= 8 ? 8 : kMost; };
   const int64_t size = int64_t(z.key_frames) * z.key_height * z.key_width * padded(z.channels);
-  const bool tiles = z.stride == 1 && a.p.block % 2 == 0;
+  const int tile = z.stride != 1 ? 1 : a.p.block % 4 == 0 ? 4 : a.p.block % 2 == 0 ? 2 : 1;
   each_head(z.batch, z.heads, size, [&](int64_t b, int head) {
     Block<float> memory(size);
     for (int c = 0; c < z.channels; c += kMost) {
@@ -256,7 +256,9 @@ static void gather_quickly(const GatherArguments& a) {
         gather.pack();
         gather.run();
       };
-      const auto with_tile = [&](auto width) { tiles ? run(width, Constant<2>()) : run(width, Constant<1>()); };
+      const auto with_tile = [&](auto width) {
+        tile == 4 ? run(width, Constant<4>()) : tile == 2 ? run(width, Constant<2>()) : run(width, Constant<1>());
+      };
       switch (padded(n)) {
         case 4: with_tile(Constant<4>()); break;
         case 8: with_tile(Constant<8>()); break;
