@@ -227,7 +227,7 @@ class Merge(nn.Module):
             nearby = self._searched(part, found.both.shape[1])
         each = as_matches(offsets), as_matches(frames - nearby.start)
         with torch.no_grad():
-            wide, strange = self._differences(found.small, level, kept, part, nearby, each)
+            wide, strange = self._differences(found.small, level, offsets, part, nearby, each)
 
         trust = 2 * F.softplus(self.trust)
         logits = -torch.log(kept + trust[0] * near + trust[1] * wide)  # (B, n, K-1, h', w')
@@ -285,7 +285,7 @@ class Merge(nn.Module):
     def _differences(
         small: Tensor,
         level: Tensor,
-        kept: Tensor,
+        offsets: Tensor,
         part: slice,
         nearby: slice,
         each: tuple[Tensor, Tensor],
@@ -302,7 +302,7 @@ class Merge(nn.Module):
         strange, wide = squares[:, :, :, :3].mean(3), squares[:, :, :, 3:].mean(3)  # each (B, n, K-1, h, w)
         strange = by_cell(strange.mul_(GRID**2).div_(variance).clamp_(max=10))
         wide = by_cell(wide.div_(variance).clamp_(max=1e4))
-        strange = strange.sub_(1 + kept)
+        strange = strange.sub_(1 + share_kept(offsets / GRID))
         return smoothed(wide, SUPPORT), smoothed(strange, SUPPORT).clamp_(-1, 4)
 
 
