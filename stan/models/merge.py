@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stan import ops
 from stan.flow import FlowPair
 from stan.models.cells import CELL, GRID, SEARCH_GRID, by_cell, coarse, detail, smoothed, spread
+from stan.models.fused import conv_relu
 
 LEAST_VARIANCE = 1e-6
 """Added to the noise variance (values in [0, 1]), so that a level of zero divides nothing by zero."""
@@ -337,7 +338,9 @@ class Correction(nn.Module):
     def forward(self, seen: Tensor) -> Tensor:
         """`(B, T, K, 9, h, w)` to `(B, T, K, h, w)`."""
         x = seen.flatten(0, 2).contiguous(memory_format=torch.channels_last)  # (B*T*K, 9, h, w)
-        return 3 * self.layers(x).float().reshape(*seen.shape[:3], *seen.shape[4:])
+        first, second, last = (layer for layer in self.layers if isinstance(layer, nn.Conv2d))
+        x = last(conv_relu(second, conv_relu(first, x)))  # (B*T*K, 1, h, w)
+        return 3 * x.float().reshape(*seen.shape[:3], *seen.shape[4:])
 
 
 def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Merged:

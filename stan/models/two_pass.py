@@ -40,8 +40,9 @@ BLOCK = 2
 BAND = 8
 """Rows of a picture that are turned from one order in memory to another at a time."""
 
-TOGETHER = 4
-"""Frames that are averaged at a time where no gradient is wanted: what they need then fits in the cache, or nearly."""
+TOGETHER = 8
+"""Frames that are averaged at a time, at most, where no gradient is wanted. Fewer take less memory, but those beside them
+are laid out for the gather again each time."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,9 @@ class TwoPass(VideoDenoiser):
             return
         found = self.merge.look(noisy, before.frames, level, flow, keep)
         begin, end, _ = keep.indices(noisy.shape[1])
-        for first in range(begin, end, TOGETHER):
-            part = slice(first, min(end, first + TOGETHER))
+        parts = max(1, -(-(end - begin) // TOGETHER))
+        edges = [begin + n * (end - begin) // parts for n in range(parts + 1)]  # as even as can be
+        for part in map(slice, edges, edges[1:]):
             merged = self.merge.average(found, before.features, level, part)
             yield self._clean(noisy[:, part], level[:, part], merged)
 

@@ -143,7 +143,7 @@ def test_a_pass_is_told_apart_in_what_grows_with_frames_and_what_does_not() -> N
     assert (
         needs.kept == 12 + 4 * model.settings["features"] / 4
     )  # float32: a frame, and features by 2x2 pixels
-    for frames, height, width in ((7, 192, 256), (20, 128, 160), (30, 96, 128)):
+    for frames, height, width in ((8, 192, 256), (20, 128, 160), (30, 96, 128)):
         noisy = torch.rand(1, frames, 3, height, width)
         level = torch.full((1, frames, 1, 1, 1), 0.1)
         flow = FlowPair(*noisy.new_zeros(2, 1, frames, 2, height, width))
