@@ -41,8 +41,8 @@ BAND = 8
 """Rows of a picture that are turned from one order in memory to another at a time."""
 
 TOGETHER = 8
-"""Frames that are averaged at a time, at most, where no gradient is wanted. Fewer take less memory, but those beside them
-are laid out for the gather again each time."""
+"""Frames that are averaged at a time, where no gradient is wanted. Fewer take less memory, but the frames beside them are
+laid out for the gather again each time."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,8 @@ class TwoPass(VideoDenoiser):
             return
         found = self.merge.look(noisy, before.frames, level, flow, keep)
         begin, end, _ = keep.indices(noisy.shape[1])
-        parts = max(1, -(-(end - begin) // TOGETHER))
-        edges = [begin + n * (end - begin) // parts for n in range(parts + 1)]  # as even as can be
-        for part in map(slice, edges, edges[1:]):
+        for first in range(begin, end, TOGETHER):
+            part = slice(first, min(end, first + TOGETHER))
             merged = self.merge.average(found, before.features, level, part)
             yield self._clean(noisy[:, part], level[:, part], merged)
 
