@@ -179,19 +179,20 @@ def _measure(runner: ClipRunner) -> MemoryModel:
 
 
 def _of_passes(runner: ClipRunner, needs: MemoryModel, frames: int) -> MemoryModel:
-    """What was measured on clips of `frames`, with what a pass keeps, and told apart what grows with the frames."""
+    """What was measured on clips of `frames`, with what a pass keeps, and told apart what grows with the frames: on longer
+    clips, from where on what a pass has in hand at a time grows no more."""
     height, width = 2 * (round_up(128, runner.model.multiple),)
-    shorter, longer = (_probe_pass(runner, n, height, width)[0] for n in (frames, 2 * frames))
-    per_pixel = (longer - shorter) / (frames * height * width)
-    together = max(0.0, (needs.per_pixel - per_pixel) * frames)
+    area = height * width
+    shorter, longer = (_probe_pass(runner, n * frames, height, width)[0] / area for n in (2, 4))
+    per_pixel = (longer - shorter) / (2 * frames)
+    together = max(0.0, shorter - needs.base / area - per_pixel * 2 * frames)
     noisy, level = _clip(runner, 1, height, width)
     with torch.no_grad(), evaluating(runner.model), casting(runner.dtype, runner.device):
         left = runner.model.first_pass(noisy, level)
         first = peak_allocation(runner.device, lambda: runner.model.first_pass(noisy, level))
-    area = height * width
     return replace(
         needs,
-        per_pixel=needs.per_pixel - together / frames,
+        per_pixel=per_pixel,
         kept=sum(x.nbytes for x in left) / area,
         together=together,
         first=first / area,

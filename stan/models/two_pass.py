@@ -41,8 +41,8 @@ BAND = 8
 """Rows of a picture that are turned from one order in memory to another at a time."""
 
 TOGETHER = 8
-"""Frames that are averaged at a time, where no gradient is wanted. Fewer take less memory, but the frames beside them are
-laid out for the gather again each time."""
+"""Frames that are averaged at a time, where no gradient is wanted. Fewer take less memory, but the frames beside them
+are laid out for the gather again each time."""
 
 
 @dataclass(frozen=True)

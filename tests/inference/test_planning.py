@@ -143,7 +143,7 @@ def test_a_pass_is_told_apart_in_what_grows_with_frames_and_what_does_not() -> N
     assert (
         needs.kept == 12 + 4 * model.settings["features"] / 4
     )  # float32: a frame, and features by 2x2 pixels
-    for frames, height, width in ((8, 192, 256), (20, 128, 160), (30, 96, 128)):
+    for frames, height, width in ((8, 128, 160), (16, 192, 256), (20, 128, 160), (30, 96, 128)):
         noisy = torch.rand(1, frames, 3, height, width)
         level = torch.full((1, frames, 1, 1, 1), 0.1)
         flow = FlowPair(*noisy.new_zeros(2, 1, frames, 2, height, width))
@@ -151,7 +151,11 @@ def test_a_pass_is_told_apart_in_what_grows_with_frames_and_what_does_not() -> N
             left = model.first_pass(noisy, level)
             following = partial(model.next_pass, noisy, level, left, flow)
             actual = peak_allocation(torch.device("cpu"), lambda run=following: joined(run()))
-        assert needs.tile(model, frames, height, width) == pytest.approx(actual, rel=0.15)
+        told = needs.tile(model, frames, height, width)
+        if frames > 8:
+            assert told == pytest.approx(actual, rel=0.15)
+        else:  # as many as are averaged at a time, with none beside them
+            assert actual < told < 1.3 * actual
 
 
 def test_more_memory_means_less_work(tiny: VideoDenoiser) -> None:
