@@ -179,8 +179,8 @@ def _measure(runner: ClipRunner) -> MemoryModel:
 
 
 def _of_passes(runner: ClipRunner, needs: MemoryModel, frames: int) -> MemoryModel:
-    """What was measured on clips of `frames`, with what a pass keeps, and told apart what grows with the frames: on longer
-    clips, from where on what a pass has in hand at a time grows no more."""
+    """What was measured on clips of `frames`, with what a pass keeps, and told apart what grows with the frames: on
+    longer clips, from where on what a pass has in hand at a time grows no more."""
     height, width = 2 * (round_up(128, runner.model.multiple),)
     area = height * width
     shorter, longer = (_probe_pass(runner, n * frames, height, width)[0] / area for n in (2, 4))
