@@ -64,7 +64,8 @@ class PassDenoiser:
         model: the network; see `by_passes`.
         options: how.
         total: number of frames if it is known, for the progress and the memory plan.
-        ahead: frames that the first pass runs ahead in a thread of its own, so that no core waits; 0 has none.
+        ahead: frames that the first pass runs ahead in a thread of its own, so that no core waits; 0 has none. At most
+            a quarter of the tile plan's, or 2.
         live: give out a frame as soon as `delay` later ones are there, also at the start of a scene, where the frames
             on one side are fewer then.
     """
@@ -120,7 +121,8 @@ class PassDenoiser:
         with evaluating(self.model):
             begun = map(self._first, all_frames())
             if self._ahead:
-                with Reading(begun, self._ahead, name="stan-first-pass") as reading:
+                ahead = min(self._ahead, max(2, self.plan.frames // 4))
+                with Reading(begun, ahead, name="stan-first-pass") as reading:
                     yield from self._finished(iter(reading))
             else:
                 yield from self._finished(begun)

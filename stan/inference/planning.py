@@ -94,7 +94,7 @@ class MemoryModel:
 
         Beside the network: frames waiting and denoised, the chunk as floats, its flow and the sum of its
         tiles. Pass by pass: frames waiting with their flow and what the last pass left, the same side by side for the
-        next pass, and the sum of its tiles.
+        next pass, those that the first pass is ahead, and the sum of its tiles.
         """
         chunk = plan.frames if frames is None else min(plan.frames, frames)
         area = height * width
@@ -103,7 +103,7 @@ class MemoryModel:
         on_cpu = runner.device.type == "cpu"
         peak = self.tile(runner.model, chunk, tile_h, tile_w)
         if self.kept:
-            held = (2 * (12 + self.kept + 16) + (self.kept if tiled else 0)) * chunk * area
+            held = (2.25 * (12 + self.kept + 16) + (self.kept if tiled else 0)) * chunk * area
             peak += self.first * padded_area(runner.model, tile_h, tile_w)
         else:
             held = (24.0 if tiled else 12.0) * chunk * area
