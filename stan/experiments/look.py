@@ -120,16 +120,16 @@ def _predicted(model: VideoDenoiser, flow: FlowPair, seen: AttentionMap) -> tupl
     side of its windows; both in pixels of the video."""
     s = seen.scale
     if isinstance(model, TwoPass):
-        found = model.merge.follow(*(f[..., ::s, ::s] / s for f in flow))
+        found = model.merge.follow(*flow)  # in pixels of the video already
         window = (model.settings["window"] - 1) * model.settings["key_stride"] + 1
     elif isinstance(model, Stan):
         size = (seen.weights.shape[3], seen.weights.shape[4])
         smaller = (ops.rescale_flow(f, size) for f in flow)
-        found = ops.search_flow(*smaller, temporal_window=model.temporal_reach, causal=model.causal)
+        found = ops.search_flow(*smaller, temporal_window=model.temporal_reach, causal=model.causal) * s
         window = model.plan.window * s
     else:
         raise StanError(f"the network {model.name} does not say where it searches: stan_* and unet_* do")
-    return found[0].movedim(2, -1) * s, window
+    return found[0].movedim(2, -1), window
 
 
 def picture(video: Tensor, looked: Looked, t: int, points: Sequence[Point]) -> Picture:
