@@ -82,7 +82,7 @@ def denoise_file(
     writer = open_output(output, target, settings)
     for line in writer.notes:
         options.tell(line)
-    network = denoiser(model, options, len(source), ahead=8)
+    network = denoiser(model, options, len(source), ahead=True)
     room = int(_AHEAD_BYTES / (12 * target.properties.height * target.properties.width))
     room = min(max(room, 2), 32)
     interrupted = False

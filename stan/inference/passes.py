@@ -22,6 +22,7 @@ from stan.inference.levels import warn_untrained
 from stan.inference.memory import is_out_of_memory, release_memory, trim_heap
 from stan.inference.options import Options
 from stan.inference.overlap import Reading
+from stan.inference.planning import AHEAD_PART
 from stan.inference.precision import casting, type_of
 from stan.inference.tiling import TilePlan, blend_weights
 from stan.models.base import Cleaned, joined, pad_space
@@ -33,7 +34,7 @@ log = logging.getLogger("stan.inference")
 
 
 def denoiser(
-    model: VideoDenoiser, options: Options, total: int | None = None, ahead: int = 0
+    model: VideoDenoiser, options: Options, total: int | None = None, ahead: bool = False
 ) -> PassDenoiser | ChunkDenoiser:
     """What takes frames through the network: pass by pass where it can be, else in chunks. Arguments as for these."""
     if by_passes(model, options.flow):
@@ -64,8 +65,8 @@ class PassDenoiser:
         model: the network; see `by_passes`.
         options: how.
         total: number of frames if it is known, for the progress and the memory plan.
-        ahead: frames that the first pass runs ahead in a thread of its own, so that no core waits; 0 has none. At most
-            a quarter of the tile plan's, or 2.
+        ahead: the first pass runs ahead in a thread of its own, by `AHEAD_PART` of the plan's frames at most, so that
+            no core waits.
         live: give out a frame as soon as `delay` later ones are there, also at the start of a scene, where the frames
             on one side are fewer then.
     """
@@ -76,7 +77,7 @@ class PassDenoiser:
         options: Options,
         total: int | None = None,
         *,
-        ahead: int = 0,
+        ahead: bool = False,
         live: bool = False,
     ) -> None:
         if options.device is not None:
@@ -121,8 +122,8 @@ class PassDenoiser:
         with evaluating(self.model):
             begun = map(self._first, all_frames())
             if self._ahead:
-                ahead = min(self._ahead, max(2, self.plan.frames // 4))
-                with Reading(begun, ahead, name="stan-first-pass") as reading:
+                room = max(2, int(AHEAD_PART * self.plan.frames))
+                with Reading(begun, room, name="stan-first-pass") as reading:
                     yield from self._finished(iter(reading))
             else:
                 yield from self._finished(begun)

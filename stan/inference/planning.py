@@ -46,6 +46,9 @@ MOST_FRAMES = 32
 SEARCH_PART = 0.3
 """What of the work of a network that is run pass by pass goes into the search: `stan_tiny`'s on a CPU."""
 
+AHEAD_PART = 0.25
+"""Frames that the first pass of such a network may be ahead of the others, as a part of the plan's."""
+
 LEAST_PROBE, LARGEST_PROBE = 50_000, 500_000
 """Pixels, of all frames, that the measurement goes up to at least and at most."""
 
@@ -103,7 +106,7 @@ class MemoryModel:
         on_cpu = runner.device.type == "cpu"
         peak = self.tile(runner.model, chunk, tile_h, tile_w)
         if self.kept:
-            held = (2.25 * (12 + self.kept + 16) + (self.kept if tiled else 0)) * chunk * area
+            held = ((2 + AHEAD_PART) * (12 + self.kept + 16) + (self.kept if tiled else 0)) * chunk * area
             peak += self.first * padded_area(runner.model, tile_h, tile_w)
         else:
             held = (24.0 if tiled else 12.0) * chunk * area

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GRID = 2
-"""Side of the blocks of pixels that the network has for its own."""
+BLOCK = 2
+"""Side of the blocks: squares of pixels that are moved into the channels; the network works at half resolution."""
 
-SEARCH_GRID = 4
+CELL = 4
 """Side of the cells: squares of pixels that move as one, with one query of the search and one set of weights."""
 
-CELL = SEARCH_GRID // GRID
+CELL_BLOCKS = CELL // BLOCK
 """The same in blocks."""
 
 FAR = 2
@@ -20,20 +20,16 @@ FAR = 2
 small square says where a match fails, a large one says it with more certainty."""
 
 
-def repeated(x: Tensor, times: int) -> Tensor:
-    """`(..., h, w)` with each value `times` times along both axes."""
-    *lead, h, w = x.shape
-    return x[..., :, None, :, None].expand(*lead, h, times, w, times).reshape(*lead, h * times, w * times)
-
-
 def spread(x: Tensor, times: int, over: Tensor) -> Tensor:
-    """The same, cut to the height and width of `over`."""
-    return repeated(x, times)[..., : over.shape[-2], : over.shape[-1]]
+    """`(..., h, w)` with each value `times` times along both axes, cut to the height and width of `over`."""
+    *lead, h, w = x.shape
+    x = x[..., :, None, :, None].expand(*lead, h, times, w, times).reshape(*lead, h * times, w * times)
+    return x[..., : over.shape[-2], : over.shape[-1]]
 
 
 def by_cell(x: Tensor) -> Tensor:
-    """`(B, T, K, h, w)` averaged over cells of `CELL` x `CELL` blocks, `(B, T, K, h', w')`."""
-    return pooled(x, CELL)
+    """`(B, T, K, h, w)` averaged over cells, `(B, T, K, h', w')`."""
+    return pooled(x, CELL_BLOCKS)
 
 
 def coarse(x: Tensor) -> Tensor:
@@ -51,7 +47,7 @@ def detail(cleaned: Tensor) -> Tensor:
     """How much a frame `(B, T, 3, H, W)` departs from its mean over 5x5 pixels, by block: `(B, T, 1, h, w)`."""
     grey = cleaned.mean(2)
     departs = (grey - smoothed(grey, 5)).abs_()
-    return 20 * F.avg_pool2d(departs, GRID).unsqueeze(2)
+    return 20 * F.avg_pool2d(departs, BLOCK).unsqueeze(2)
 
 
 def smoothed(x: Tensor, side: int) -> Tensor:

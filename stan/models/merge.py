@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stan import ops
 from stan.flow import FlowPair
-from stan.models.cells import CELL, GRID, SEARCH_GRID, by_cell, coarse, detail, smoothed, spread
+from stan.models.cells import BLOCK, CELL, CELL_BLOCKS, by_cell, coarse, detail, smoothed, spread
 from stan.models.fused import conv_relu
 
 LEAST_VARIANCE = 1e-6
@@ -124,13 +124,13 @@ class Merge(nn.Module):
             temporal_window=temporal_window,
             topk=min(2, window**2),
             patch=patch,
-            stride=SEARCH_GRID,
+            stride=CELL,
             key_stride=key_stride,
             select="each",
             self_match="anchors",
             causal=causal,
         )
-        self.follow = ops.SearchFlow(temporal_window=temporal_window, stride=SEARCH_GRID, causal=causal)
+        self.follow = ops.SearchFlow(temporal_window=temporal_window, stride=CELL, causal=causal)
         self.trust = nn.Parameter(torch.zeros(2))
         self.correction = Correction(hidden) if hidden else None
 
@@ -163,48 +163,34 @@ class Merge(nn.Module):
             flow = FlowPair(*(f[:, order] for f in flow))
         part = slice(*part.indices(t)[:2])
         displacement = self.follow(*(f.float() for f in flow))[:, part]  # (B, n, K-1, 2, h', w')
-        return self._corrected(noisy.float(), cleaned.float(), level, displacement, order, part)
-
-    def _corrected(
-        self,
-        noisy: Tensor,
-        cleaned: Tensor,
-        level: Tensor,
-        displacement: Tensor,
-        order: list[int],
-        part: slice,
-    ) -> Found:
-        """Search around `displacement`, of the frames `part`, in the frames `order` of a clip, those that fill it up
-        behind its own."""
-        t = noisy.shape[1]
+        correction, frames, misfit = self._corrected(cleaned.float(), level, displacement, order, part)
         with torch.no_grad():
-            searched = cleaned.mean(
-                2, keepdim=True
-            )  # brightness alone: three times as fast, and worth as much
-            if len(order) > t:
-                searched = searched[:, order]
-            matches = self.search(searched[:, part], searched, displacement, start=part.start)
-            each = (
-                self.slots,
-                matches.scores.shape[-1] // self.slots,
-            )  # places, in the order (slot, best first)
-            scores = matches.scores[:, 0].unflatten(-1, each)[..., 1:, :]  # (B, n, h', w', K-1, 1 or 2)
-            misfits = (-scores / self.patch**2).clamp(0, 1e4)  # 1e4 where there is none
-            here, near = (misfits[..., n].movedim(-1, 2) for n in (0, -1))  # each (B, n, K-1, h', w')
-            best = matches.offsets[:, 0].unflatten(-2, each)[..., 1:, -1, :]  # (B, n, h', w', K-1, 2)
-            moved = best.movedim((4, 5), (2, 3)) - displacement  # (B, n, K-1, 2, h', w')
-            variance = by_cell(level[:, part]).square() + LEAST_VARIANCE
-            better = here - near > SIGNIFICANT * variance
-            frames = matches.frames[:, 0].unflatten(-1, each)[..., 1:, 0].movedim(-1, 2)
-            frames = torch.where(frames < t, frames, -1)
-            both = torch.cat([noisy, cleaned], 2)  # (B, T, 6, H, W)
-            small = F.interpolate(
-                both.flatten(0, 1), scale_factor=1 / GRID, mode="bilinear"
-            )  # means of 2x2, fast
-            small = small.unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
-            misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
-            correction = moved * better.unsqueeze(3)
+            both = torch.cat([noisy.float(), cleaned.float()], 2)  # (B, T, 6, H, W)
+            means = F.interpolate(both.flatten(0, 1), scale_factor=1 / BLOCK, mode="bilinear")  # of 2x2, fast
+            small = means.unflatten(0, both.shape[:2])  # (B, T, 6, h, w)
         return Found(part.start, displacement + correction, frames, misfit, both, small)
+
+    @torch.no_grad()
+    def _corrected(
+        self, cleaned: Tensor, level: Tensor, displacement: Tensor, order: list[int], part: slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Search around `displacement`, of the frames `part`, in the frames `order` of a clip, those that fill it up
+        behind its own: the correction of the displacement, and the frames and misfits of `Found`."""
+        t = cleaned.shape[1]
+        brightness = cleaned.mean(2, keepdim=True)  # three times as fast as in colour, and worth as much
+        searched = brightness if len(order) == t else brightness[:, order]
+        matches = self.search(searched[:, part], searched, displacement, start=part.start)
+        each = (self.slots, matches.scores.shape[-1] // self.slots)  # places: (slot, best first)
+        scores = matches.scores[:, 0].unflatten(-1, each)[..., 1:, :]  # (B, n, h', w', K-1, 1 or 2)
+        misfits = (-scores / self.patch**2).clamp(0, 1e4)  # 1e4 where there is none
+        here, near = (misfits[..., n].movedim(-1, 2) for n in (0, -1))  # each (B, n, K-1, h', w')
+        best = matches.offsets[:, 0].unflatten(-2, each)[..., 1:, -1, :]  # (B, n, h', w', K-1, 2)
+        moved = best.movedim((4, 5), (2, 3)) - displacement  # (B, n, K-1, 2, h', w')
+        variance = by_cell(level[:, part]).square() + LEAST_VARIANCE
+        better = here - near > SIGNIFICANT * variance
+        frames = matches.frames[:, 0].unflatten(-1, each)[..., 1:, 0].movedim(-1, 2)
+        misfit = (torch.where(better, near, here) / variance).clamp_(max=1e4)
+        return moved * better.unsqueeze(3), torch.where(frames < t, frames, -1), misfit
 
     def average(self, found: Found, features: Tensor, level: Tensor, part: slice | None = None) -> Merged:
         """Average some frames of a clip with their matches.
@@ -252,13 +238,12 @@ class Merge(nn.Module):
         own, others = weights[:, :, :1], weights[:, :, 1:]
 
         weigh = as_matches(others)
-        mean = ops.gather(found.both[:, nearby], weigh, *each, block=SEARCH_GRID)
-        mean = torch.addcmul(mean, spread(own, SEARCH_GRID, mean), found.both[:, part])  # (B, n, 6, H, W)
+        mean = ops.gather(found.both[:, nearby], weigh, *each, block=CELL)
+        mean = torch.addcmul(mean, spread(own, CELL, mean), found.both[:, part])  # (B, n, 6, H, W)
         if features.shape[2]:
-            gathered = ops.gather(features[:, nearby], weigh, each[0] / GRID, each[1], block=CELL)
-            own_features = torch.addcmul(
-                gathered, spread(own, CELL, gathered), own_features
-            )  # (B, n, F, h, w)
+            gathered = ops.gather(features[:, nearby], weigh, each[0] / BLOCK, each[1], block=CELL_BLOCKS)
+            by_block = spread(own, CELL_BLOCKS, gathered)
+            own_features = torch.addcmul(gathered, by_block, own_features)  # (B, n, F, h, w)
         known = (near + wide).clamp(max=MOST_MISFIT)
         best = known.masked_fill(missing, MOST_MISFIT).amin(2, keepdim=True)
         evidence = torch.cat([best.log1p(), (others * known).sum(2, keepdim=True).log1p(), own], 2)
@@ -267,8 +252,8 @@ class Merge(nn.Module):
             mean[:, :, :3],
             mean[:, :, 3:],
             own_features,
-            level * spread(remaining, CELL, level),
-            spread(evidence, CELL, level),
+            level * spread(remaining, CELL_BLOCKS, level),
+            spread(evidence, CELL_BLOCKS, level),
             weights,
             offsets,
             frames,
@@ -295,15 +280,14 @@ class Merge(nn.Module):
         noisy ones differ more than their noise explains, both averaged over a small square, in units of the noise
         variance, `(B, n, K-1, h', w')`."""
         ones = torch.ones_like(each[1], dtype=torch.float32)
-        squares = ops.gather_stack(small[:, nearby], ones, each[0] / GRID, each[1], block=CELL)[
-            :, 0
-        ]  # (B, K-1, n, 6, h, w)
-        squares = squares.sub_(small[:, None, part]).square_().transpose(1, 2)
+        aligned = ops.gather_stack(small[:, nearby], ones, each[0] / BLOCK, each[1], block=CELL_BLOCKS)
+        squares = aligned[:, 0].sub_(small[:, None, part]).square_()  # (B, K-1, n, 6, h, w)
+        squares = squares.transpose(1, 2)
         variance = level.square() + LEAST_VARIANCE  # (B, n, 1, h, w)
         strange, wide = squares[:, :, :, :3].mean(3), squares[:, :, :, 3:].mean(3)  # each (B, n, K-1, h, w)
-        strange = by_cell(strange.mul_(GRID**2).div_(variance).clamp_(max=10))
+        strange = by_cell(strange.mul_(BLOCK**2).div_(variance).clamp_(max=10))
         wide = by_cell(wide.div_(variance).clamp_(max=1e4))
-        strange = strange.sub_(1 + share_kept(offsets / GRID))
+        strange = strange.sub_(1 + share_kept(offsets / BLOCK))
         return smoothed(wide, SUPPORT), smoothed(strange, SUPPORT).clamp_(-1, 4)
 
 
@@ -338,7 +322,7 @@ class Correction(nn.Module):
     def forward(self, seen: Tensor) -> Tensor:
         """`(B, T, K, 9, h, w)` to `(B, T, K, h, w)`."""
         x = seen.flatten(0, 2).contiguous(memory_format=torch.channels_last)  # (B*T*K, 9, h, w)
-        first, second, last = (layer for layer in self.layers if isinstance(layer, nn.Conv2d))
+        first, second, last = (layer for layer in self.layers if isinstance(layer, nn.Conv2d))  # ReLU: fused
         x = last(conv_relu(second, conv_relu(first, x)))  # (B*T*K, 1, h, w)
         return 3 * x.float().reshape(*seen.shape[:3], *seen.shape[4:])
 
@@ -347,7 +331,7 @@ def alone(noisy: Tensor, cleaned: Tensor, features: Tensor, level: Tensor) -> Me
     """The `Merged` of single frames: themselves, with all of their noise."""
     nothing, one = torch.zeros_like(level), torch.ones_like(level)
     evidence = torch.cat([torch.full_like(level, MOST_MISFIT).log1p(), nothing, one], 2)
-    weights = one[..., ::CELL, ::CELL]  # (B, T, 1, h', w')
+    weights = one[..., ::CELL_BLOCKS, ::CELL_BLOCKS]  # (B, T, 1, h', w')
     frames = weights[:, :, :0].int()
     offsets = weights.new_empty(*weights.shape[:2], 0, 2, *weights.shape[3:])
     return Merged(noisy, cleaned, features, level, evidence, weights, offsets, frames)

@@ -23,7 +23,7 @@ import stan.flow
 from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models.base import AttentionMap, Cleaned, VideoDenoiser, joined
-from stan.models.cells import SEARCH_GRID
+from stan.models.cells import BLOCK, CELL
 from stan.models.merge import Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.settings import learns
@@ -33,9 +33,6 @@ from stan.settings import ODD, above, at_least, between, complete, plain
 
 Positive = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
-
-BLOCK = 2
-"""Side of the pixel blocks that are moved into the channels: both passes work at half resolution."""
 
 BAND = 8
 """Rows of a picture that are turned from one order in memory to another at a time."""
@@ -318,7 +315,7 @@ def attention_map(merged: Merged) -> AttentionMap:
     """Where the merge looked, as the record that all networks give."""
     weights = merged.weights.detach().movedim(2, -1)[:, None]  # (B, 1, T, h', w', K)
     offsets, frames = merged.places()
-    return AttentionMap("merge", SEARCH_GRID, weights, offsets[:, None] / SEARCH_GRID, frames[:, None])
+    return AttentionMap("merge", CELL, weights, offsets[:, None] / CELL, frames[:, None])
 
 
 SMALL: dict[str, Any] = {

@@ -143,7 +143,7 @@ def test_the_first_pass_runs_ahead_and_the_rest_is_the_same() -> None:
     model, noisy, sigma = network(), video(9), torch.full((9,), 25.0)
     options = Options(sigma=25.0, tiles=TilePlan(5, 2), scenes=[4])
     ready = prepare(map(Frame, noisy), NoiseLevels(model, options), options)
-    run = denoiser(model, options, ahead=2)
+    run = denoiser(model, options, ahead=True)
     assert isinstance(run, PassDenoiser)
     same(torch.stack([f.rgb for f in run(ready)]), whole(model, noisy, sigma, [4]))
 

@@ -12,7 +12,7 @@ from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models import Cleaned, TwoPass, build
 from stan.models.base import joined
-from stan.models.cells import GRID, SEARCH_GRID, repeated, spread
+from stan.models.cells import BLOCK, CELL, spread
 from stan.models.merge import Merge
 
 SIGMA = 30 / 255
@@ -66,7 +66,7 @@ def test_the_remaining_noise_is_what_it_says(shift: tuple[float, float]) -> None
     inside = (slice(None), slice(2, 5), slice(None), slice(12, -12), slice(16, -16))  # no border in any frame
     blurred = clean_mean(merged.weights, *merged.places(), clean)
     left = (merged.noisy - blurred)[inside].square().mean().sqrt()
-    told = repeated(merged.remaining, GRID)[inside].square().mean().sqrt()
+    told = spread(merged.remaining, BLOCK, clean)[inside].square().mean().sqrt()
     assert float(told) == pytest.approx(float(left), rel=0.03)
     assert float(told) < 0.5 * SIGMA  # five frames: at most 1/sqrt(5) = 0.447, and less where sampling blurs
 
@@ -78,9 +78,9 @@ def clean_mean(weights: Tensor, offsets: Tensor, frames: Tensor, clean: Tensor) 
     out = torch.zeros_like(clean)
     for k in range(weights.shape[2]):
         for s in range(t):
-            move = spread(offsets[0, s, ..., k, :].permute(2, 0, 1), SEARCH_GRID, clean)  # (2, H, W)
-            source = spread(frames[0, s, ..., k], SEARCH_GRID, clean)
-            weight = spread(weights[0, s, k], SEARCH_GRID, clean)
+            move = spread(offsets[0, s, ..., k, :].permute(2, 0, 1), CELL, clean)  # (2, H, W)
+            source = spread(frames[0, s, ..., k], CELL, clean)
+            weight = spread(weights[0, s, k], CELL, clean)
             grid = torch.stack([(x + move[0]) / (w - 1) * 2 - 1, (y + move[1]) / (h - 1) * 2 - 1], -1)[None]
             for f in source.unique().tolist():
                 if f >= 0:
