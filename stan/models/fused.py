@@ -8,6 +8,7 @@ same is done step by step. A sum is rounded once instead of twice, so results di
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ def added(fresh: Tensor, other: Tensor) -> Tensor:
 
 
 def _can_fuse(x: Tensor) -> bool:
+    """Whether they are fused: on a CPU, without gradients, in a type that oneDNN has kernels for here."""
     return (
         x.device.type == "cpu"
         and not torch.is_grad_enabled()
@@ -43,12 +45,30 @@ def _can_fuse(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and has_kernels(_type(x))
     )
+
+
+def _type(x: Tensor) -> torch.dtype:
+    """What autocast makes of `x`."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+@cache
+def has_kernels(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has kernels for a type on this CPU; plain convolutions work in every type everywhere.
+
+    Short types need newer instructions (bfloat16: AVX-512).
+    """
+    if dtype in (torch.bfloat16, torch.float16):
+        asked = "_is_mkldnn_bf16_supported" if dtype == torch.bfloat16 else "_is_mkldnn_fp16_supported"
+        return hasattr(torch.ops.mkldnn, asked) and bool(getattr(torch.ops.mkldnn, asked)())
+    return dtype == torch.float32
 
 
 def _operands(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Input, weight and bias in the type that autocast would give them."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    dtype = _type(x)
     bias = None if conv.bias is None else conv.bias.to(dtype)
     return x.to(dtype), conv.weight.to(dtype), bias
 

@@ -168,6 +168,21 @@ def _example(
     return {name: tensor.to(device) for name, tensor in given.items()}
 
 
+def _drop_empty_regions(module: GraphModule) -> None:
+    """Drop the calls of what returns nothing: autocast regions between two others in which nothing is computed.
+
+    torch 2.15 writes them, and does not read them again.
+    """
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.meta.get("val") == () and not node.users:
+            bodies = [n for n in node.all_input_nodes if n.op == "get_attr"]
+            module.graph.erase_node(node)
+            for body in bodies:
+                if not body.users:
+                    module.graph.erase_node(body)
+    module.recompile()
+
+
 @torch.no_grad()
 def _write(
     model: VideoDenoiser, path: Path, given: dict[str, Tensor], flow: str, dtype: torch.dtype | None
@@ -183,6 +198,7 @@ def _write(
             f"network {model.name!r} cannot be written as a graph: {first_line(error)}"
         ) from error
     program.example_inputs = None  # they would be most of the file
+    _drop_empty_regions(program.graph_module)
     record = {
         **{key: value for key, value in describe(model).items() if key not in ("format", "config")},
         "inputs": [{"name": name, "shape": list(given[name].shape), "unit": UNITS[name]} for name in names],

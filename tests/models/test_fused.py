@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stan.models.fused import conv_add, conv_relu
+from stan.models.fused import conv_add, conv_relu, has_kernels
 
 
 def conv(channels: int = 12) -> nn.Conv2d:
@@ -44,17 +44,36 @@ def test_both_are_what_they_say(
     assert activated.requires_grad == grad
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("grad", [True, False])
-def test_autocast_counts(grad: bool) -> None:
-    """bfloat16 out, within its rounding of the exact result; a float32 summand is taken too."""
+@pytest.mark.parametrize("kernels", [None, False])
+def test_autocast_counts(
+    grad: bool, dtype: torch.dtype, kernels: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short type out, within its rounding of the exact result, whether this CPU has kernels for it or not."""
+    if kernels is not None:
+        monkeypatch.setattr("stan.models.fused.has_kernels", lambda dtype: kernels)
     layer, (x, other) = conv(), pictures(torch.channels_last)
-    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype):
         activated = conv_relu(layer, x)
-        summed = conv_add(layer, activated, other.bfloat16())
-    assert activated.dtype == summed.dtype == torch.bfloat16
+        summed = conv_add(layer, activated, other.to(dtype))
+    assert activated.dtype == summed.dtype == dtype
     torch.testing.assert_close(activated.double(), exact(layer, x).relu(), rtol=0.02, atol=0.02)
     inner = exact(layer, activated) + other.double()
     torch.testing.assert_close(summed.double(), inner, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_what_is_fused_is_what_onednn_takes(dtype: torch.dtype) -> None:
+    """oneDNN refuses types that it has no kernels for on this CPU, with an error."""
+    layer, x = conv().to(dtype), pictures(torch.channels_last)[0].to(dtype)
+    operands = (x, layer.weight, layer.bias, [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
+    with torch.no_grad():
+        if has_kernels(dtype):
+            torch.ops.mkldnn._convolution_pointwise(*operands)
+        else:
+            with pytest.raises(RuntimeError):
+                torch.ops.mkldnn._convolution_pointwise(*operands)
 
 
 def test_an_exported_graph_holds_no_fused_operator() -> None:
