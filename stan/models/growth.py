@@ -3,6 +3,9 @@
 The weights of the small network are a corner of the large one's. What is new computes something from the first step on,
 and what was there does not listen to it yet: the weights from new channels to old ones are zero, and so is the end of
 each new residual unit. The large network computes what the small one does, and training goes on from there.
+
+A level may also have fewer units than before: what is left computes what the small network without its last units does,
+which training mends. So parameters can move from one level to another.
 """
 
 from __future__ import annotations
@@ -28,14 +31,15 @@ def grown(
     channels: Sequence[int] | None = None,
     depths: Sequence[int] | None = None,
 ) -> TwoPass:
-    """A larger two-pass network that computes what a trained one does.
+    """A larger two-pass network that computes what a trained one does, but for units that are left out.
 
     Args:
         network: one of two passes, as `stan_tiny`; it stays as it is.
         seed: of the new weights.
         name: of the registry; None keeps the network's own.
-        channels, depths: settings of the large network, no fewer at any level than the network has; None takes what
-            `name` brings, or the network's own.
+        channels: of each level of the large network, no fewer than the network has; None takes what `name` brings, or
+            the network's own.
+        depths: units of each level. Where they become fewer, the last ones are left out; None as for `channels`.
 
     Raises:
         ConfigError: a network of another kind, or one that would shrink.
@@ -55,13 +59,12 @@ def grown(
         torch.manual_seed(seed)
         large = build(name or network.name, **wanted)
     assert isinstance(large, TwoPass)
-    for key in ("channels", "depths"):
-        before, after = network.settings[key], large.settings[key]
-        if len(before) != len(after) or any(b > a for b, a in zip(before, after)):
-            raise ConfigError(
-                f"network {network.name!r} cannot grow to {key}={list(after)}: it has {list(before)}, which may but "
-                "become more at each level"
-            )
+    before, after = network.settings["channels"], large.settings["channels"]
+    if len(before) != len(after) or any(b > a for b, a in zip(before, after)):
+        raise ConfigError(
+            f"network {network.name!r} cannot grow to channels={list(after)}: it has {list(before)}, which may but "
+            "become more at each level"
+        )
     _embed(network, large)
     large.trained = network.trained
     return large.train(network.training)
@@ -69,7 +72,7 @@ def grown(
 
 @torch.no_grad()
 def _embed(small: nn.Module, large: nn.Module) -> None:
-    """Make `large` compute what `small` does."""
+    """Make `large` compute what `small` does with the units that both have."""
     known = dict(small.named_modules())
     for path, module in large.named_modules():
         if path not in known:
