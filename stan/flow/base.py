@@ -24,9 +24,12 @@ class FlowPair(NamedTuple):
 
 
 def grey(video: Tensor) -> Tensor:
-    """BT.601 luma of a video `(B, T, 3, H, W)`, clipped to [0, 1], without a gradient: `(B, T, H, W)` float32."""
-    red, green, blue = video.detach().float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).unbind(2)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+    """BT.601 luma of a video `(B, T, 3, H, W)` clipped to [0, 1], without a gradient: `(B, T, H, W)` float32.
+
+    A pixel that is not a number is black.
+    """
+    red, green, blue = video.detach().float().clamp(0, 1).unbind(2)
+    return (0.299 * red).add_(0.587 * green).add_(0.114 * blue).nan_to_num_(0.0)
 
 
 def bordered(frames: Tensor, multiple: int, least: int = 1) -> Tensor:

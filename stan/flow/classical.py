@@ -76,14 +76,18 @@ class PairwiseFlow(OffsetSource):
 
     def grey(self, video: Tensor) -> np.ndarray:
         """The frames as the estimator sees them: `(B, T, H', W')` uint8, H' and W' at least `smallest`."""
-        luma = bordered(grey(video), self.downscale, self.smallest * self.downscale)
+        seen = [self._seen(frame) for frame in video.flatten(0, 1)]  # one by one they stay in the cache
+        return np.stack(seen).reshape(*video.shape[:2], *seen[0].shape)  # (B, T, H', W')
+
+    def _seen(self, frame: Tensor) -> Image:
+        """A frame `(3, H, W)` as the estimator sees it."""
+        luma = bordered(grey(frame[None, None]), self.downscale, self.smallest * self.downscale)
         if self.downscale > 1:
             luma = F.avg_pool2d(luma, self.downscale)
-        frames = (luma * 255).cpu().numpy()
+        pixels = luma[0, 0].mul_(255).cpu().numpy()
         if self.blur > 0:
-            for frame in frames.reshape(-1, *frames.shape[2:]):
-                frame[:] = cv2.GaussianBlur(frame, (0, 0), self.blur, borderType=cv2.BORDER_REFLECT_101)
-        return np.rint(frames, out=frames).astype(np.uint8)
+            pixels = cv2.GaussianBlur(pixels, (0, 0), self.blur, borderType=cv2.BORDER_REFLECT_101)
+        return np.rint(pixels, out=pixels).astype(np.uint8)
 
     @torch.no_grad()
     def estimate(self, video: Tensor) -> FlowPair:
