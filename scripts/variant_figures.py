@@ -38,7 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoints", nargs="+", help="of stan_tiny's kind, a file or a name of `stan models`")
+    parser.add_argument(
+        "checkpoints", nargs="+", help="of stan_tiny's kind, a file or a name of `stan models`"
+    )
     parser.add_argument("--davis", type=Path, default=Path("data/DAVIS"), help="default: %(default)s")
     parser.add_argument("--sigmas", type=float, nargs="+", default=[10.0, 30.0, 50.0])
     args = parser.parse_args()
