@@ -10,9 +10,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # several test processes share the cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # begun with & by a shell: Ctrl-C of the tests must still be heard
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's & leaves it; tests press Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import cv2

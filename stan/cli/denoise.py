@@ -174,10 +174,13 @@ def _precision(name: str, model: VideoDenoiser) -> torch.dtype | None:
     import torch
 
     from stan.inference.clip import device_of
-    from stan.inference.precision import fast_type
+    from stan.inference.precision import fast_type, is_emulated
 
     if name != "auto":
-        return {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[name]
+        asked = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}[name]
+        if is_emulated(asked, device_of(model)):
+            _tell("bfloat16 is emulated on this device, which is slow (--precision auto takes what is fast)")
+        return asked
     dtype = fast_type(device_of(model))
     if dtype is not None:
         _tell("computing in bfloat16, which is faster here (--precision 32 for float32)")

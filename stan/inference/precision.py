@@ -23,6 +23,11 @@ def fast_type(device: torch.device) -> torch.dtype | None:
     return None
 
 
+def is_emulated(dtype: torch.dtype | None, device: torch.device) -> bool:
+    """Whether it is bfloat16 on a device without instructions for it: up to ten times slower than float32."""
+    return dtype == torch.bfloat16 and fast_type(device) is None
+
+
 def type_of(dtype: DType, device: torch.device) -> torch.dtype | None:
     """The type that an option names, for `torch.autocast`; None is float32, without it."""
     return fast_type(device) if isinstance(dtype, str) else dtype

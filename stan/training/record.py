@@ -20,6 +20,7 @@ from stan.data.sources import takes_noisy
 from stan.errors import CheckpointError
 from stan.files import write_text
 from stan.inference.memory import largest_so_far
+from stan.inference.precision import is_emulated
 from stan.inference.recorded import estimated_levels
 from stan.models import VideoDenoiser
 from stan.ops import backend
@@ -164,6 +165,8 @@ def header(config: Config, network: VideoDenoiser, start: Start, device: torch.d
         f"{len(clips)} sequences, {sum(map(len, clips))} frames; a step: {batch} clips of "
         f"{data.frames}x{data.crop}x{data.crop}, {task}{_noise_words(config, network, clips)}",
     ]
+    if options.precision == "bf16-mixed" and is_emulated(torch.bfloat16, device):
+        lines.append("bfloat16 is emulated on this device: trainer.precision=32-true is faster")
     if start.path is None:
         lines.append(f"steps 1 to {options.max_steps} -> {config.output}")
     else:

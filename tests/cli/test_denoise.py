@@ -72,6 +72,20 @@ def test_no_sigma_is_estimated_and_said_in_one_line(
     assert all(line.startswith("stan: ") for line in lines)
 
 
+@pytest.mark.parametrize("instructions", [True, False])
+def test_bfloat16_that_a_processor_emulates_is_said(
+    tmp_path: Path, clip: Path, checkpoints: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, instructions: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: instructions)
+    words = ["denoise", str(clip), str(tmp_path / "o.mkv"), "--checkpoint", str(checkpoints / "sigma.ckpt")]
+    words += ["--sigma", "20", "--chunk", "12", "--device", "cpu", "--overwrite"]
+    assert main([*words, "--precision", "bf16"]) == 0
+    assert ("bfloat16 is emulated on this device" in capfd.readouterr().err) == (not instructions)
+    assert main([*words, "--precision", "32"]) == 0
+    assert "bfloat16" not in capfd.readouterr().err
+
+
 def test_strength_says_both_levels(
     tmp_path: Path, clip: Path, checkpoints: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,10 +148,8 @@ def test_commands_of_stan_run(command: Command, here: Path) -> None:
     if "finetune.keep_optimizer=true" in words:
         assert stan.cli.main(["train", "configs/train/davis_tiny.yaml", *QUICK["train"]]) == 0
     if words[0] == "export":
-        graph = (
-            "--size" in words
-        )  # without flow it is traced sooner; tests/models/test_graph.py has it with flow
-        words += ["--overwrite", *(["--size", "32x24", "--frames", "3", "--flow", "zero"] if graph else [])]
+        small = ["--size", "32x24", "--frames", "3", "--flow", "zero"]  # tests/models/test_graph.py has flow
+        words += ["--overwrite", *(small if "--size" in words else [])]
     if "data.kind=folder" in words:
         words += ["data.root=data/mine"]
     if any(word.startswith("data.noisy=") for word in words):

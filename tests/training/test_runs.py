@@ -62,6 +62,15 @@ def straight(run_stan: Callable, davis_root: Path, tmp_path_factory: pytest.Temp
     return output
 
 
+def test_bfloat16_that_a_processor_emulates_is_said(
+    run_stan: Callable, davis_root: Path, tmp_path: Path
+) -> None:
+    told = "bfloat16 is emulated on this device: trainer.precision=32-true is faster"
+    few = words(davis_root, tmp_path / "run", "trainer.max_steps=3", "trainer.precision=bf16-mixed")
+    done = run_stan(*few, "trainer.accelerator=cpu")
+    assert (told in done.stdout + done.stderr) == (not torch.cpu._is_avx512_bf16_supported())
+
+
 def test_a_run_leaves_checkpoints_log_pictures_and_configuration(straight: Path) -> None:
     assert {"last.ckpt", "best.ckpt", "config.yaml", "csv", "images"} <= {p.name for p in straight.iterdir()}
     assert sorted(logged(straight)) == list(range(1, 13))
