@@ -4,8 +4,9 @@
 
 The clips: the middle 288x480 of the first 8 frames of dog, drift-chicane and judo (DAVIS val), and two photographs of
 scikit-image at 192x128 under a camera that drifts sideways by 0.7 (chelsea) and 0.9 pixels a frame (coffee), and a
-third of that down. Gaussian noise, the level told. "Gain" is the PSNR of a clip minus that of its frames one at a time by the
-same network with the same noise. Takes a few minutes a network on two cores; `stan evaluate` measures whole sequences.
+third of that down. Gaussian noise, the level told. "Gain" is the PSNR of a clip minus that of its frames one at a
+time by the same network with the same noise. Takes a few minutes a network on two cores; `stan evaluate` measures whole
+sequences.
 """
 
 from __future__ import annotations
