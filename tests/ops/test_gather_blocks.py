@@ -92,6 +92,18 @@ def test_blocks_as_a_network_has_them(place: Place, block: int) -> None:
         assert differs.float().mean() < 1e-3
 
 
+@pytest.mark.parametrize("block", [1, 2, 4])
+@pytest.mark.parametrize("name", ["gather", "gather_stack"])
+def test_more_matches_and_columns_than_are_held_at_a_time(place: Place, name: str, block: int) -> None:
+    """Kernels take matches and columns by the dozen: the reference, which does not, gives the same."""
+    m = matches_case(9, frames=3, channels=6, size=(11, 150), block=block, topk=37)
+    m["offsets"] = quarters(generator(9), *m["offsets"].shape, reach=6)  # exact in float32, at every column
+    found = getattr(ops, name)(
+        *(t.to(place.device) for t in m.values()), block=block, backend=place.backend
+    ).cpu()
+    torch.testing.assert_close(found, getattr(ops, name)(*m.values(), block=block, backend="reference"))
+
+
 def test_what_is_not_finite_stays_where_it_is(place: Place) -> None:
     """A NaN reaches the outputs that have it among their taps with a weight, no others; wild offsets count as zero."""
     m = matches_case(5, channels=3, size=(8, 10), block=2)

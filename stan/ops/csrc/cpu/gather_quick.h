@@ -22,34 +22,14 @@ STAN_VECTOR(8)
 STAN_VECTOR(16)
 #undef STAN_VECTOR
 
-// kCount numbers, 4 to 64 of them, a power of two, in as few vectors as this processor generation can.
+// Vectors for kCount numbers, 4 to 64 of them, a power of two: as few as this processor generation can.
 template <int kCount>
 struct Run {
   static constexpr int kWidth = kCount < kLanes ? kCount : kLanes;
-  static constexpr int kParts = kCount / kWidth;
   using Vector = typename VectorOf<kWidth>::Type;
-  using Unaligned = typename VectorOf<kWidth>::Unaligned;
-  Vector part[kParts];
 
-  static inline Run zero() {
-    Run run;
-    for (int i = 0; i < kParts; ++i) run.part[i] = Vector{};
-    return run;
-  }
-  static inline Run load(const float* p) {
-    Run run;
-    for (int i = 0; i < kParts; ++i) run.part[i] = *reinterpret_cast<const Unaligned*>(p + i * kWidth);
-    return run;
-  }
-  inline void add_to(float* p) const {
-    for (int i = 0; i < kParts; ++i) *reinterpret_cast<Unaligned*>(p + i * kWidth) += part[i];
-  }
-  inline void add(float weight, const Run& other) {
-    for (int i = 0; i < kParts; ++i) part[i] += weight * other.part[i];
-  }
-  inline void scale(float weight) {
-    for (int i = 0; i < kParts; ++i) part[i] *= weight;
-  }
+  static inline Vector load(const float* p) { return *reinterpret_cast<const typename VectorOf<kWidth>::Unaligned*>(p); }
+  static inline void store(float* p, Vector v) { *reinterpret_cast<typename VectorOf<kWidth>::Unaligned*>(p) = v; }
 };
 
 // Four vectors of four numbers, rows and columns exchanged.
@@ -112,29 +92,33 @@ static inline bool inside(int start, float offset, int length, Split<float>* at)
   return at->whole + kTile - 1 + (at->fraction > 0.0f ? 1 : 0) < length;
 }
 
-// sums[row] += weight * samples: kTile x kTile pixels from `at` on, rows `pitch` apart. What has no weight is not read.
-template <int kPadded, int kTile>
-static inline void add_samples(const float* at, int64_t pitch, float fx, float fy, float weight, Run<kPadded * kTile> (&sums)[kTile]) {
+// A match of kTile x kTile queries all of whose samples lie inside the image.
+struct Inside {
+  const float* at;  // the first of its pixels
+  float fx, fy, weight;
+  int number;  // among the matches of its queries
+};
+
+// sums[row] += weight * samples, a vector of each of kTile rows, `pitch` apart. What has no weight is not read.
+template <int kPadded, int kTile, bool kAcross, bool kDown>
+static inline __attribute__((always_inline)) void add_samples(const Inside& match, int64_t start, int64_t pitch,
+                                                              typename Run<kPadded * kTile>::Vector (&sums)[kTile]) {
   using Row = Run<kPadded * kTile>;
-  const auto along = [&](const float* from) {
-    Row row = Row::load(from);
-    if (fx > 0.0f) {
-      row.scale(1.0f - fx);
-      row.add(fx, Row::load(from + kPadded));
-    }
-    return row;
+  const float* const at = match.at + start;
+  const float left = 1.0f - match.fx, right = match.fx;
+  const auto along = [&](const float* from) __attribute__((always_inline)) {
+    if constexpr (kAcross) return left * Row::load(from) + right * Row::load(from + kPadded);
+    return Row::load(from);
   };
-  if (fy > 0.0f) {
-    const float upper_weight = weight * (1.0f - fy), lower_weight = weight * fy;
-    Row upper = along(at);
-    for (int r = 0; r < kTile; ++r) {
-      const Row lower = along(at + (r + 1) * pitch);
-      sums[r].add(upper_weight, upper);
-      sums[r].add(lower_weight, lower);
-      upper = lower;
-    }
-  } else {
-    for (int r = 0; r < kTile; ++r) sums[r].add(weight, along(at + r * pitch));
+  const float above = match.weight * (1.0f - match.fy), below = match.weight * match.fy;
+  auto upper = along(at);
+#pragma GCC unroll 4
+  for (int r = 0; r < kTile; ++r) {
+    sums[r] += above * upper;
+    if (!kDown && r + 1 == kTile) break;
+    const auto lower = along(at + (r + 1) * pitch);
+    if constexpr (kDown) sums[r] += below * lower;
+    upper = lower;
   }
 }
 
@@ -142,6 +126,14 @@ static inline void add_samples(const float* at, int64_t pitch, float fx, float f
 template <int kPadded, int kTile, typename E>
 class QuickGather {
  public:
+  static constexpr int kTogether = 16;  // matches whose places are held at a time
+  static constexpr int kStrip = 64;     // columns of a strip
+  static constexpr int kRowSize = kStrip * kPadded;
+  struct Places {
+    Inside match[kTogether];
+    int count;
+  };
+
   QuickGather(const GatherArguments& a, int64_t b, int head, int channel, int channels, const Pixels<float>& value)
       : a_(a), p_(a.p), z_(a.p.sizes), b_(b), head_(head), channel_(channel), channels_(channels), value_(value) {}
 
@@ -156,58 +148,93 @@ class QuickGather {
     });
   }
 
+  // Strips of a few rows and columns, each in one frame after the other: what frames have their matches in is mostly the same, and
+  // stays in the cache.
   void run() const {
-    const int tiles = (z_.query_height + kTile - 1) / kTile;
-    const int width = (z_.query_width + kTile - 1) / kTile * kTile, outputs = a_.stack ? p_.matches : 1;
-    parallel(int64_t(z_.frames) * tiles, 1, [&](int64_t begin, int64_t end) {
-      const int64_t size = int64_t(outputs) * kTile * width * kPadded;
+    const int rows = (z_.query_height + kTile - 1) / kTile, columns = (z_.query_width + kStrip - 1) / kStrip;
+    const int outputs = a_.stack ? p_.matches : 1;
+    parallel(int64_t(rows) * columns, 1, [&](int64_t begin, int64_t end) {
+      const int64_t size = int64_t(outputs) * kTile * kStrip * kPadded;
       Block<float> sums(size);
       for (int64_t i = begin; i < end; ++i) {
-        memset(sums.get(), 0, size_t(size) * sizeof(float));
-        tile_row(int(i / tiles), int(i % tiles) * kTile, width, sums.get());
-        write(int(i / tiles), int(i % tiles) * kTile, width, sums.get());
+        for (int t = 0; t < z_.frames; ++t) {
+          memset(sums.get(), 0, size_t(size) * sizeof(float));
+          strip(t, int(i / columns) * kTile, int(i % columns) * kStrip, sums.get());
+          write(t, int(i / columns) * kTile, int(i % columns) * kStrip, sums.get());
+        }
       }
     });
   }
 
  private:
-  // `sums`: an output after the other, kTile rows of `width` pixels each.
-  void tile_row(int t, int row, int width, float* sums) const {
-    using Row = Run<kPadded * kTile>;
-    const int64_t pitch = int64_t(value_.width) * kPadded, row_size = int64_t(width) * kPadded;
+  // `sums`: an output after the other, kTile rows of kStrip pixels each. What a tile reads is asked for while the one before is computed.
+  void strip(int t, int row, int start, float* sums) const {
+    const int columns = least(kStrip, z_.query_width - start);
+    for (int from = 0; from < p_.matches; from += kTogether) {
+      Places one, other, *now = &one, *next = &other;
+      find(t, row, start, from, sums, now);
+      for (int column = 0; column < columns; column += kTile) {
+        if (column + kTile < columns) find(t, row, start + column + kTile, from, sums + (column + kTile) * kPadded, next);
+        add(*now, sums + column * kPadded);
+        Places* const done = now;
+        now = next;
+        next = done;
+      }
+    }
+  }
+
+  // The matches `from` on of the tile at (row, column) that lie inside, kTogether at most; the others are added to `sums`.
+  void find(int t, int row, int column, int from, float* sums, Places* places) const {
     const int64_t blocks = ((b_ * z_.heads + head_) * z_.frames + t) * p_.blocks() + int64_t(row / p_.block) * p_.block_columns;
-    const bool whole_rows = row + kTile <= z_.query_height;
-    for (int column = 0; column < z_.query_width; column += kTile, sums += kTile * kPadded) {
-      const int64_t first = (blocks + column / p_.block) * p_.matches;
-      const bool whole = whole_rows && column + kTile <= z_.query_width;
-      Row rows[kTile];
-      for (int r = 0; r < kTile; ++r) rows[r] = Row::zero();
-      for (int k = 0; k < p_.matches; ++k) {
-        const int f = a_.frames[first + k];
-        const float weight = static_cast<const float*>(a_.weights)[first + k];
-        if (f < 0 || f >= z_.key_frames || weight == 0.0f) continue;
-        const float* offset = static_cast<const float*>(a_.offsets) + 2 * (first + k);
-        float* const out = sums + (a_.stack ? k * kTile * row_size : 0);
-        Split<float> x, y;
-        if (whole && inside<kTile>(column * z_.stride, offset[0], value_.width, &x) &&
-            inside<kTile>(row * z_.stride, offset[1], value_.height, &y)) {
-          add_samples<kPadded, kTile>(value_.frame(f) + y.whole * pitch + int64_t(x.whole) * kPadded, pitch, x.fraction, y.fraction, weight, rows);
+    const int64_t first = (blocks + column / p_.block) * p_.matches, pitch = int64_t(value_.width) * kPadded;
+    const bool whole = row + kTile <= z_.query_height && column + kTile <= z_.query_width;
+    places->count = 0;
+    for (int k = from; k < least(p_.matches, from + kTogether); ++k) {
+      const int f = a_.frames[first + k];
+      const float weight = static_cast<const float*>(a_.weights)[first + k];
+      if (f < 0 || f >= z_.key_frames || weight == 0.0f) continue;
+      const float* offset = static_cast<const float*>(a_.offsets) + 2 * (first + k);
+      Split<float> x, y;
+      if (!(whole && inside<kTile>(column * z_.stride, offset[0], value_.width, &x) &&
+            inside<kTile>(row * z_.stride, offset[1], value_.height, &y))) {
+        at_border(row, column, f, weight, offset, sums + (a_.stack ? k * kTile * kRowSize : 0));
+        continue;
+      }
+      const float* const at = value_.frame(f) + y.whole * pitch + int64_t(x.whole) * kPadded;
+      places->match[places->count++] = {at, x.fraction, y.fraction, weight, k};
+      for (int r = 0; r <= kTile; ++r)
+        for (int i = 0; i < (kTile + 1) * kPadded; i += 16) __builtin_prefetch(at + r * pitch + i);
+    }
+  }
+
+  void add(const Places& places, float* sums) const {
+    if (!a_.stack) return add_some(places.match, places.count, sums);
+    for (int i = 0; i < places.count; ++i) add_some(places.match + i, 1, sums + places.match[i].number * kTile * kRowSize);
+  }
+
+  // Adds matches to sums of a tile, one vector of its rows after the other: so few stay in registers.
+  void add_some(const Inside* matches, int count, float* sums) const {
+    const int64_t pitch = int64_t(value_.width) * kPadded;
+    using Row = Run<kPadded * kTile>;
+    for (int start = 0; start < kPadded * kTile; start += Row::kWidth) {
+      typename Row::Vector rows[kTile];
+      for (int r = 0; r < kTile; ++r) rows[r] = Row::load(sums + r * kRowSize + start);
+      for (int i = 0; i < count; ++i) {
+        const Inside& match = matches[i];
+        if (match.fx > 0.0f) {
+          match.fy > 0.0f ? add_samples<kPadded, kTile, true, true>(match, start, pitch, rows)
+                          : add_samples<kPadded, kTile, true, false>(match, start, pitch, rows);
         } else {
-          at_border(row, column, f, weight, offset, out, row_size);
-        }
-        if (!a_.stack) continue;
-        for (int r = 0; r < kTile; ++r) {
-          rows[r].add_to(out + r * row_size);
-          rows[r] = Row::zero();
+          match.fy > 0.0f ? add_samples<kPadded, kTile, false, true>(match, start, pitch, rows)
+                          : add_samples<kPadded, kTile, false, false>(match, start, pitch, rows);
         }
       }
-      if (a_.stack) continue;
-      for (int r = 0; r < kTile; ++r) rows[r].add_to(sums + r * row_size);
+      for (int r = 0; r < kTile; ++r) Row::store(sums + r * kRowSize + start, rows[r]);
     }
   }
 
   // A match of a tile some of whose pixels are reflected, or beyond the query grid: each pixel by itself.
-  __attribute__((noinline)) void at_border(int row, int column, int f, float weight, const float* offset, float* out, int64_t row_size) const {
+  __attribute__((noinline)) void at_border(int row, int column, int f, float weight, const float* offset, float* out) const {
     for (int j = 0; j < least(kTile, z_.query_height - row); ++j) {
       for (int i = 0; i < least(kTile, z_.query_width - column); ++i) {
         const Split<float> x = match_position((column + i) * z_.stride, offset[0], value_.width);
@@ -215,19 +242,20 @@ class QuickGather {
         const Taps<float> taps = taps_at(x, y, 0, 0, value_.height, value_.width, kPadded, true);
         float sample[kPadded];
         mix(value_.frame(f), taps, kPadded, sample);
-        for (int c = 0; c < kPadded; ++c) out[j * row_size + i * kPadded + c] += weight * sample[c];
+        for (int c = 0; c < kPadded; ++c) out[j * kRowSize + i * kPadded + c] += weight * sample[c];
       }
     }
   }
 
-  void write(int t, int row, int width, const float* sums) const {
+  void write(int t, int row, int start, const float* sums) const {
     const int64_t plane = z_.queries();
+    const int columns = least(kStrip, z_.query_width - start);
     for (int k = 0; k < (a_.stack ? p_.matches : 1); ++k) {
-      const int64_t start = a_.stack ? (((b_ * z_.heads + head_) * p_.matches + k) * z_.frames + t) * z_.channels * plane
+      const int64_t first = a_.stack ? (((b_ * z_.heads + head_) * p_.matches + k) * z_.frames + t) * z_.channels * plane
                                      : head_start(b_, t, head_, z_.frames, z_.heads, z_.channels, plane);
-      E* const out = static_cast<E*>(a_.output) + start + channel_ * plane;
+      E* const out = static_cast<E*>(a_.output) + first + channel_ * plane + start;
       for (int j = 0; j < least(kTile, z_.query_height - row); ++j)
-        unpad_row<kPadded>(sums + (int64_t(k) * kTile + j) * width * kPadded, z_.query_width, channels_, out + int64_t(row + j) * z_.query_width, plane);
+        unpad_row<kPadded>(sums + (int64_t(k) * kTile + j) * kRowSize, columns, channels_, out + int64_t(row + j) * z_.query_width, plane);
     }
   }
 

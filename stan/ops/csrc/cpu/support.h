@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <torch/csrc/stable/c/shim.h>
 
@@ -29,14 +32,18 @@ namespace {
 
 // --- memory ---
 
-// An uninitialised block of plain numbers, aligned to a cache line.
+// An uninitialised block of plain numbers, aligned to a cache line; a large one lies in huge pages where the system has them to give, as
+// what is read here and there would wait for the addresses of small ones, and each of those has to be asked for.
 template <typename N>
 class Block {
  public:
   explicit Block(int64_t count) : data_(nullptr) {
-    if (posix_memalign(reinterpret_cast<void**>(&data_), 64, size_t(count > 0 ? count : 1) * sizeof(N)) != 0) {
-      throw_out_of_memory();
-    }
+    constexpr size_t kHuge = size_t{1} << 21;
+    const size_t size = size_t(count > 0 ? count : 1) * sizeof(N);
+    if (posix_memalign(reinterpret_cast<void**>(&data_), size >= 2 * kHuge ? kHuge : 64, size) != 0) throw_out_of_memory();
+#if defined(MADV_HUGEPAGE)
+    if (size >= 2 * kHuge) madvise(data_, size / kHuge * kHuge, MADV_HUGEPAGE);
+#endif
   }
   ~Block() { free(data_); }
   Block(const Block&) = delete;
