@@ -114,7 +114,18 @@ class BlockSearch : public WindowSearch {
  private:
   // The pixels that the patches of the window's valid rows cover. What has no weight is not read.
   void sample(const Place& place) {
-    const int rows = place.end - place.begin + p_.patch.side - 1, reach = p_.patch.reach();
+    if (place.fx != 0.0f) {
+      place.fy != 0.0f ? sample_along<true, true>(place) : sample_along<true, false>(place);
+    } else {
+      place.fy != 0.0f ? sample_along<false, true>(place) : sample_along<false, false>(place);
+    }
+  }
+
+  // Windows of neighbouring queries lie side by side, mostly: what the next ones read of each row is asked for ahead.
+  template <bool kAcross, bool kDown>
+  void sample_along(const Place& place) {
+    constexpr int kAhead = 32;
+    const int rows = place.end - place.begin + p_.patch.side - 1, reach = p_.patch.reach(), right = z_.channels;
     const float* in = place.pixels + keys_.index(place.left - reach, place.top - reach);
     const int64_t pitch = keys_.pitch();
     const Floats to_right = all(place.fx), to_lower = all(place.fy);
@@ -123,19 +134,17 @@ class BlockSearch : public WindowSearch {
       float* out = sampled_.get() + n;
       const auto along_row = [&] {
         Floats v = load_floats(from);
-        if (place.fx != 0.0f) v += to_right * (load_floats(from + z_.channels) - v);
+        if constexpr (kAcross) v += to_right * (load_floats(from + right) - v);
+        __builtin_prefetch(from + kAhead);
         from += pitch;
         return v;
       };
-      if (place.fy == 0.0f) {
-        for (int r = 0; r < rows; ++r, out += pitch_) store_floats(out, along_row());
-        continue;
-      }
-      Floats upper = along_row();
+      Floats upper{};
+      if constexpr (kDown) upper = along_row();
       for (int r = 0; r < rows; ++r, out += pitch_) {
-        const Floats lower = along_row();
-        store_floats(out, upper + to_lower * (lower - upper));
-        upper = lower;
+        const Floats row = along_row();
+        store_floats(out, kDown ? upper + to_lower * (row - upper) : row);
+        upper = row;
       }
     }
   }
@@ -147,11 +156,11 @@ class BlockSearch : public WindowSearch {
     };
     int i = left;
     for (; i + 4 <= right; i += 4) some(Constant<4>(), i);
-    if (i + 2 <= right) {
-      some(Constant<2>(), i);
-      i += 2;
+    switch (right - i) {
+      case 3: some(Constant<3>(), i); break;
+      case 2: some(Constant<2>(), i); break;
+      case 1: some(Constant<1>(), i);
     }
-    if (i < right) some(Constant<1>(), i);
   }
 
   const MarginRows& keys_;
