@@ -1,0 +1,101 @@
+"""Processor time of the operator's calls in a two-pass network on a CPU: the search and the three gathers of its merge.
+
+    python scripts/bench_merge.py [--size 854x480] [--threads 1] [--repeat 7]
+
+A group of frames as `stan denoise` takes them, with smooth motion of some ten pixels. To compare two versions, build each
+in a folder of its own and run the script in turn with PYTHONPATH set to one and the other. Milliseconds for a frame, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stan import ops
+from stan.models.cells import BLOCK, CELL, CELL_BLOCKS
+
+REACH = 3
+"""Frames on each side that `stan_tiny` looks at."""
+
+FRAMES = 8
+"""Frames that are averaged at a time."""
+
+FEATURES = 16
+"""Channels that the first pass hands on."""
+
+
+def main() -> None:
+    """Measure, and print a line for each call."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", default="854x480", help="width x height (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeat", type=int, default=7)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    width, height = (-(-int(side) // 8) * 8 for side in args.size.split("x"))
+    total = 0.0
+    for name, call in calls(height, width).items():
+        call()
+        times = []
+        for _ in range(args.repeat):
+            start = time.process_time()
+            call()
+            times.append(time.process_time() - start)
+        milliseconds = statistics.median(times) / FRAMES * 1e3
+        total += milliseconds
+        print(f"{name:16} {milliseconds:7.1f} ms", flush=True)
+    print(f"{'together':16} {total:7.1f} ms")
+
+
+def calls(height: int, width: int) -> dict[str, Callable[[], object]]:
+    """The calls by name, for frames of `height` x `width` pixels, multiples of 8."""
+    drawn = torch.Generator().manual_seed(0)
+    clip, others = FRAMES + 2 * REACH, 2 * REACH
+    rows, columns = height // CELL, width // CELL
+    coarse = 4 * torch.randn(FRAMES * others * 2, 1, 8, 8, generator=drawn)
+    motion = F.interpolate(coarse, size=(rows, columns), mode="bicubic")
+    motion = motion.view(1, FRAMES, others, 2, rows, columns)
+    picture = F.interpolate(
+        torch.rand(1, 1, rows, columns, generator=drawn), size=(height, width), mode="bicubic"
+    )
+    grey = picture[None] + 0.05 * torch.randn(1, clip, 1, height, width, generator=drawn)
+    search = ops.ShiftedNLS(
+        window=3,
+        temporal_window=REACH,
+        topk=2,
+        patch=7,
+        stride=CELL,
+        select="each",
+        self_match="anchors",
+    )
+    offsets = motion.movedim((2, 3), (4, 5))[:, None].contiguous()  # (B, 1, T, h', w', K, 2)
+    weights = torch.rand(offsets.shape[:-1], generator=drawn)
+    steps = torch.tensor([d for d in range(-REACH, REACH + 1) if d])
+    frames = (torch.arange(FRAMES)[:, None, None, None] + REACH + steps).expand(
+        1, 1, FRAMES, rows, columns, -1
+    )
+    frames = frames.int().contiguous()
+
+    def video(channels: int, scale: int) -> Tensor:
+        return torch.rand(1, clip, channels, height // scale, width // scale, generator=drawn)
+
+    both, small, features = video(6, 1), video(6, BLOCK), video(FEATURES, BLOCK)
+    halved = offsets / BLOCK
+    return {
+        "search": lambda: search(grey[:, REACH : REACH + FRAMES], grey, motion, start=REACH),
+        "gather frames": lambda: ops.gather(both, weights, offsets, frames, block=CELL),
+        "gather features": lambda: ops.gather(features, weights, halved, frames, block=CELL_BLOCKS),
+        "gather_stack": lambda: ops.gather_stack(small, weights, halved, frames, block=CELL_BLOCKS),
+    }
+
+
+if __name__ == "__main__":
+    main()
