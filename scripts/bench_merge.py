@@ -2,7 +2,7 @@
 
     python scripts/bench_merge.py [--size 854x480] [--threads 1] [--repeat 7]
 
-A group of frames as `stan denoise` takes them, with smooth motion of some ten pixels; milliseconds for a frame, medians.
+Frames as `stan denoise` takes them, with smooth motion of some ten pixels. Milliseconds for a frame, medians.
 To compare two versions, build each in a folder of its own and run the script in turn with PYTHONPATH set to either.
 """
 
