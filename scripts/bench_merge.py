@@ -17,17 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import stan.models
 from stan import ops
+from stan.cli.common import picture_size
 from stan.models.cells import BLOCK, CELL, CELL_BLOCKS
-
-REACH = 3
-"""Frames on each side that `stan_tiny` looks at."""
-
-FRAMES = 8
-"""Frames that are averaged at a time."""
-
-FEATURES = 16
-"""Channels that the first pass hands on."""
+from stan.models.two_pass import TOGETHER, TwoPass
 
 
 def main() -> None:
@@ -35,62 +29,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", default="854x480", help="width x height (default: %(default)s)")
+    parser.add_argument("--size", type=picture_size, default=(854, 480), help="default: 854x480")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=7)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    width, height = (-(-int(side) // 8) * 8 for side in args.size.split("x"))
+    model = stan.models.build("stan_tiny")
+    assert isinstance(model, TwoPass)
+    width, height = (side + -side % model.multiple for side in args.size)
     total = 0.0
-    for name, call in calls(height, width).items():
+    for name, call in calls(model, height, width).items():
         call()
         times = []
         for _ in range(args.repeat):
             start = time.process_time()
             call()
             times.append(time.process_time() - start)
-        milliseconds = statistics.median(times) / FRAMES * 1e3
+        milliseconds = statistics.median(times) / TOGETHER * 1e3
         total += milliseconds
         print(f"{name:16} {milliseconds:7.1f} ms", flush=True)
     print(f"{'together':16} {total:7.1f} ms")
 
 
-def calls(height: int, width: int) -> dict[str, Callable[[], object]]:
-    """The calls by name, for frames of `height` x `width` pixels, multiples of 8."""
+def calls(model: TwoPass, height: int, width: int) -> dict[str, Callable[[], object]]:
+    """The calls by name, for frames of `height` x `width` pixels, multiples of the network's."""
+    reach, group = model.merge.temporal_window, TOGETHER
     drawn = torch.Generator().manual_seed(0)
-    clip, others = FRAMES + 2 * REACH, 2 * REACH
+    clip, others = group + 2 * reach, 2 * reach
     rows, columns = height // CELL, width // CELL
-    coarse = 4 * torch.randn(FRAMES * others * 2, 1, 8, 8, generator=drawn)
+    coarse = 4 * torch.randn(group * others * 2, 1, 8, 8, generator=drawn)
     motion = F.interpolate(coarse, size=(rows, columns), mode="bicubic")
-    motion = motion.view(1, FRAMES, others, 2, rows, columns)
+    motion = motion.view(1, group, others, 2, rows, columns)
     picture = F.interpolate(
         torch.rand(1, 1, rows, columns, generator=drawn), size=(height, width), mode="bicubic"
     )
     grey = picture[None] + 0.05 * torch.randn(1, clip, 1, height, width, generator=drawn)
-    search = ops.ShiftedNLS(
-        window=3,
-        temporal_window=REACH,
-        topk=2,
-        patch=7,
-        stride=CELL,
-        select="each",
-        self_match="anchors",
-    )
     offsets = motion.movedim((2, 3), (4, 5))[:, None].contiguous()  # (B, 1, T, h', w', K, 2)
     weights = torch.rand(offsets.shape[:-1], generator=drawn)
-    steps = torch.tensor([d for d in range(-REACH, REACH + 1) if d])
-    frames = (torch.arange(FRAMES)[:, None, None, None] + REACH + steps).expand(
-        1, 1, FRAMES, rows, columns, -1
-    )
+    steps = torch.tensor([d for d in range(-reach, reach + 1) if d])
+    frames = (torch.arange(group)[:, None, None, None] + reach + steps).expand(1, 1, group, rows, columns, -1)
     frames = frames.int().contiguous()
 
     def video(channels: int, scale: int) -> Tensor:
         return torch.rand(1, clip, channels, height // scale, width // scale, generator=drawn)
 
-    both, small, features = video(6, 1), video(6, BLOCK), video(FEATURES, BLOCK)
+    both, small, features = video(6, 1), video(6, BLOCK), video(model.features, BLOCK)
     halved = offsets / BLOCK
     return {
-        "search": lambda: search(grey[:, REACH : REACH + FRAMES], grey, motion, start=REACH),
+        "search": lambda: model.merge.search(grey[:, reach : reach + group], grey, motion, start=reach),
         "gather frames": lambda: ops.gather(both, weights, offsets, frames, block=CELL),
         "gather features": lambda: ops.gather(features, weights, halved, frames, block=CELL_BLOCKS),
         "gather_stack": lambda: ops.gather_stack(small, weights, halved, frames, block=CELL_BLOCKS),

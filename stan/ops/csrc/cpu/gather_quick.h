@@ -126,14 +126,6 @@ static inline __attribute__((always_inline)) void add_samples(const Inside& matc
 template <int kPadded, int kTile, typename E>
 class QuickGather {
  public:
-  static constexpr int kTogether = 16;  // matches whose places are held at a time
-  static constexpr int kStrip = 64;     // columns of a strip
-  static constexpr int kRowSize = kStrip * kPadded;
-  struct Places {
-    Inside match[kTogether];
-    int count;
-  };
-
   QuickGather(const GatherArguments& a, int64_t b, int head, int channel, int channels, const Pixels<float>& value)
       : a_(a), p_(a.p), z_(a.p.sizes), b_(b), head_(head), channel_(channel), channels_(channels), value_(value) {}
 
@@ -167,28 +159,34 @@ class QuickGather {
   }
 
  private:
+  static constexpr int kTogether = 16;  // matches of a tile that are held at a time
+  static constexpr int kStrip = 64;     // columns of a strip
+  static constexpr int kRowSize = kStrip * kPadded;
+  struct Matches {
+    Inside match[kTogether];
+    int count;
+  };
+
   // `sums`: an output after the other, kTile rows of kStrip pixels each. What a tile reads is asked for while the one before is computed.
   void strip(int t, int row, int start, float* sums) const {
-    const int columns = least(kStrip, z_.query_width - start);
+    const int tiles = (least(kStrip, z_.query_width - start) + kTile - 1) / kTile;
+    Matches found[2];  // of this tile and the next
     for (int from = 0; from < p_.matches; from += kTogether) {
-      Places one, other, *now = &one, *next = &other;
-      find(t, row, start, from, sums, now);
-      for (int column = 0; column < columns; column += kTile) {
-        if (column + kTile < columns) find(t, row, start + column + kTile, from, sums + (column + kTile) * kPadded, next);
-        add(*now, sums + column * kPadded);
-        Places* const done = now;
-        now = next;
-        next = done;
+      find(t, row, start, from, sums, &found[0]);
+      for (int i = 0; i < tiles; ++i) {
+        float* const out = sums + i * kTile * kPadded;
+        if (i + 1 < tiles) find(t, row, start + (i + 1) * kTile, from, out + kTile * kPadded, &found[(i + 1) % 2]);
+        add(found[i % 2], out);
       }
     }
   }
 
   // The matches `from` on of the tile at (row, column) that lie inside, kTogether at most; the others are added to `sums`.
-  void find(int t, int row, int column, int from, float* sums, Places* places) const {
+  void find(int t, int row, int column, int from, float* sums, Matches* found) const {
     const int64_t blocks = ((b_ * z_.heads + head_) * z_.frames + t) * p_.blocks() + int64_t(row / p_.block) * p_.block_columns;
     const int64_t first = (blocks + column / p_.block) * p_.matches, pitch = int64_t(value_.width) * kPadded;
     const bool whole = row + kTile <= z_.query_height && column + kTile <= z_.query_width;
-    places->count = 0;
+    found->count = 0;
     for (int k = from; k < least(p_.matches, from + kTogether); ++k) {
       const int f = a_.frames[first + k];
       const float weight = static_cast<const float*>(a_.weights)[first + k];
@@ -201,15 +199,15 @@ class QuickGather {
         continue;
       }
       const float* const at = value_.frame(f) + y.whole * pitch + int64_t(x.whole) * kPadded;
-      places->match[places->count++] = {at, x.fraction, y.fraction, weight, k};
+      found->match[found->count++] = {at, x.fraction, y.fraction, weight, k};
       for (int r = 0; r <= kTile; ++r)
         for (int i = 0; i < (kTile + 1) * kPadded; i += 16) __builtin_prefetch(at + r * pitch + i);
     }
   }
 
-  void add(const Places& places, float* sums) const {
-    if (!a_.stack) return add_some(places.match, places.count, sums);
-    for (int i = 0; i < places.count; ++i) add_some(places.match + i, 1, sums + places.match[i].number * kTile * kRowSize);
+  void add(const Matches& found, float* sums) const {
+    if (!a_.stack) return add_some(found.match, found.count, sums);
+    for (int i = 0; i < found.count; ++i) add_some(found.match + i, 1, sums + found.match[i].number * kTile * kRowSize);
   }
 
   // Adds matches to sums of a tile, one vector of its rows after the other: so few stay in registers.
