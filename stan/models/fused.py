@@ -1,8 +1,9 @@
-"""Convolutions that finish their own output: ReLU or an addition in the same pass over memory, where no gradient is
-wanted. On a CPU a network like `UNet` waits for memory more than for arithmetic, and a unit takes 0.6 of the time so.
+"""Convolutions of the fast networks (`UNet`): the quickest way there is here, and outputs finished in the same pass.
 
-The fused forms are oneDNN's, as `torch.compile` uses them (torch/_inductor/fx_passes/mkldnn_fusion.py); elsewhere the
-same is done step by step. A sum is rounded once instead of twice, so results differ by rounding.
+On a CPU such a network waits for arithmetic in float32, and for memory in shorter types. So 3x3 convolutions in float32
+are `stan.ops.convolution`'s, with half of the time or less; others finish their own output (ReLU, an addition) where no
+gradient is wanted, by oneDNN's fused forms, as `torch.compile` uses them (torch/_inductor/fx_passes/mkldnn_fusion.py).
+Elsewhere all is done step by step. Results differ by rounding.
 """
 
 from __future__ import annotations
@@ -14,26 +15,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stan.ops.convolution import convolve, suits
 
-def conv_relu(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`relu(conv(x))`, `(N, C, H, W)`."""
+
+def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """`layer(x)`, `(N, C, H, W)`."""
+    return convolve(x, layer.weight, layer.bias) if _is_quick(layer, x) else layer(x)
+
+
+def conv_3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.conv2d(x, weight, bias, padding=1)` of weights `(outputs, C, 3, 3)` that no layer holds."""
+    return convolve(x, weight, bias) if _suits(x, weight) else F.conv2d(x, weight, bias, padding=1)
+
+
+def conv_relu(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """`relu(layer(x))`, `(N, C, H, W)`."""
+    if _is_quick(layer, x):
+        return convolve(x, layer.weight, layer.bias, relu=True)
     if not _can_fuse(x):
-        return F.relu(conv(x), inplace=True)
-    return torch.ops.mkldnn._convolution_pointwise(*_operands(conv, x), *_shape(conv), "relu", [], "")
+        return F.relu(layer(x), inplace=True)
+    return torch.ops.mkldnn._convolution_pointwise(*_operands(layer, x), *_shape(layer), "relu", [], "")
 
 
-def conv_add(conv: nn.Conv2d, x: Tensor, other: Tensor) -> Tensor:
-    """`conv(x) + other`, `(N, C, H, W)`."""
+def conv_add(layer: nn.Conv2d, x: Tensor, other: Tensor) -> Tensor:
+    """`layer(x) + other`, `(N, C, H, W)`."""
+    if _is_quick(layer, x):
+        return convolve(x, layer.weight, layer.bias, add=other)
     if not _can_fuse(x):
-        return added(conv(x), other)
-    x, weight, bias = _operands(conv, x)
+        return added(layer(x), other)
+    x, weight, bias = _operands(layer, x)
     fused = torch.ops.mkldnn._convolution_pointwise.binary
-    return fused(x, other.to(x.dtype), weight, bias, *_shape(conv), "add", 1.0, None, [], None)
+    return fused(x, other.to(x.dtype), weight, bias, *_shape(layer), "add", 1.0, None, [], None)
 
 
 def added(fresh: Tensor, other: Tensor) -> Tensor:
     """The sum; where no gradient is wanted it takes the place of `fresh`, which nobody else holds."""
     return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
+
+
+def _is_quick(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether our own kernel takes this layer."""
+    shape = layer.stride, layer.padding, layer.dilation, layer.groups
+    return shape == ((1, 1), (1, 1), (1, 1), 1) and layer.padding_mode == "zeros" and _suits(x, layer.weight)
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether our own kernel takes this input."""
+    compiling = torch.compiler.is_compiling()  # an exported graph is for other machines too
+    return _type(x) == torch.float32 and suits(x, weight) and not compiling
 
 
 def _can_fuse(x: Tensor) -> bool:
@@ -66,13 +95,13 @@ def has_kernels(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
-def _operands(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _operands(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Input, weight and bias in the type that autocast would give them."""
     dtype = _type(x)
-    bias = None if conv.bias is None else conv.bias.to(dtype)
-    return x.to(dtype), conv.weight.to(dtype), bias
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return x.to(dtype), layer.weight.to(dtype), bias
 
 
-def _shape(conv: nn.Conv2d) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:
-    assert not isinstance(conv.padding, str)
-    return conv.padding, conv.stride, conv.dilation, conv.groups
+def _shape(layer: nn.Conv2d) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:
+    assert not isinstance(layer.padding, str)
+    return layer.padding, layer.stride, layer.dilation, layer.groups

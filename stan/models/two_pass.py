@@ -24,6 +24,7 @@ from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models.base import AttentionMap, Cleaned, VideoDenoiser, joined
 from stan.models.cells import BLOCK, CELL
+from stan.models.fused import conv_3x3
 from stan.models.merge import Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.settings import learns
@@ -238,7 +239,7 @@ class TwoPass(VideoDenoiser):
 
         def results() -> Iterator[Tensor]:
             for frame, sigma in zip(frames, level):
-                x = F.conv2d(laid_out([frame], [sigma, one]), weight, enter.bias, padding=1)
+                x = conv_3x3(laid_out([frame], [sigma, one]), weight, enter.bias)
                 yield self.clean.inner(x)
 
         return self._changed(noisy, results())

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from stan.models.fused import added, conv_add, conv_relu
+from stan.models.fused import added, conv, conv_add, conv_relu
 
 
 class Unit(nn.Module):
@@ -48,7 +48,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, inputs, H, W)` to `(N, outputs, H, W)`."""
-        return self.inner(self.enter(x))
+        return self.inner(conv(self.enter, x))
 
     def inner(self, x: Tensor) -> Tensor:
         """All behind the first convolution: `(N, channels[0], H, W)` to `(N, outputs, H, W)`."""
@@ -61,7 +61,7 @@ class UNet(nn.Module):
         skips.pop()
         for level in reversed(range(len(self.ups))):
             x = self.decoders[level](added(self.ups[level](x), skips[level]))
-        return self.leave(x)
+        return conv(self.leave, x)
 
 
 def units(channels: int, depth: int) -> nn.Sequential:

@@ -229,6 +229,40 @@ def _scatter_gradient(ctx: Any, grad: Tensor) -> Grads:
     return (to_source, *_asked(grads, others)[1:], *[None] * 6)
 
 
+# -------------------------------------------------------------------------------------------------------- convolution
+# On pictures (N, H, W, C).
+
+
+@torch.library.register_fake("stan::convolve")
+def _(input: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None, relu: bool) -> Tensor:
+    return input.new_empty((*input.shape[:3], weight.shape[0]))
+
+
+@torch.library.register_fake("stan::convolve_backward")
+def _(grad: Tensor, input: Tensor) -> Tensor:
+    return grad.new_empty((grad.shape[3], input.shape[3], 3, 3))
+
+
+def _convolve_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, _, _, relu = inputs
+    ctx.save_for_backward(input, weight, output if relu else None)
+
+
+def _convolve_gradient(ctx: Any, grad: Tensor) -> Grads:
+    input, weight, output = ctx.saved_tensors
+    of_input, of_weight, of_bias, of_add, _ = ctx.needs_input_grad
+    if output is not None:
+        grad = torch.ops.aten.threshold_backward(grad, output, 0)
+    turned = weight.flip(2, 3).transpose(0, 1)  # the gradient of the input is a convolution by it
+    return (
+        ops.convolve(grad, turned, None, None, False) if of_input else None,
+        ops.convolve_backward(grad, input) if of_weight else None,
+        grad.sum((0, 1, 2)) if of_bias else None,
+        grad if of_add else None,
+        None,
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- autograd
 
 
@@ -251,10 +285,11 @@ _GRADIENTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "search_flow": (_search_flow_gradient, _saved),
     "gather": (_gather_gradient, _saved),
     "scatter": (_scatter_gradient, _saved),
+    "convolve": (_convolve_gradient, _convolve_context),
 }
 for _name, (_gradient, _context) in _GRADIENTS.items():
     torch.library.register_autograd(f"stan::{_name}", _gradient, setup_context=_context)
-for _name in ("search", "refine", "search_flow", "gather"):
+for _name in ("search", "refine", "search_flow", "gather", "convolve"):
     torch.library.register_autograd(f"stan::{_name}_backward", _no_second_derivative(f"{_name}_backward"))
 
 

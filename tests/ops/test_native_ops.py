@@ -37,6 +37,7 @@ def tensors(dtype: torch.dtype = torch.float32, size: tuple[int, int] = (5, 6)) 
         "offsets": draw(*matches, 2, scale=2), "frames": frames, "forward": draw(1, 3, 2, *size),
         "backward": draw(1, 3, 2, *size), "grad_scores": draw(*matches), "grad_offsets": draw(*matches, 2),
         "grad_flow": draw(1, 3, 2, 2, *size), "grad_stack": draw(1, 2, 4, 3, 3, *size),
+        "pictures": draw(2, *size, 3), "kernel": draw(5, 3, 3, 3), "bias": draw(5), "add": draw(2, *size, 5),
     }  # fmt: skip
 
 
@@ -63,6 +64,8 @@ def calls(t: dict[str, Tensor]) -> dict[str, tuple[Any, ...]]:
         "gather to stack": (t["value"], *matches, 1, 1, 1, 1, True),
         "gather_backward of stack": (t["grad_stack"], t["value"], *matches, 1, 1, 1, 1, True, *needed),
         "scatter": (t["source"], *matches, 5, 6, 1, 1, 1),
+        "convolve": (t["pictures"], t["kernel"], t["bias"], t["add"], True),
+        "convolve_backward": (t["add"], t["pictures"]),
     }
 
 
@@ -199,6 +202,11 @@ for window, patch, metric in ((9, 1, "l2"), (3, 3, "l2"), (5, 1, "dot"), (17, 1,
     back = torch.ops.stan.search_backward(torch.ones_like(found[0]), found[1], query, key, flow, found[1], found[2],
                                           True, True, True, False, **settings)
     results += [*found, *back]
+for inputs, outputs in ((3, 20), (57, 32), (88, 88)):
+    x, grad = torch.randn(2, 21, 18, inputs, generator=generator), torch.randn(2, 21, 18, outputs, generator=generator)
+    weight = torch.randn(outputs, inputs, 3, 3, generator=generator) / inputs**0.5
+    results += [torch.ops.stan.convolve(x, weight, grad[0, 0, 0], grad, True)]
+    results += [torch.ops.stan.convolve_backward(grad, x) / 21]
 torch.save(results, sys.argv[2])
 """
 

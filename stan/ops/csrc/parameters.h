@@ -264,4 +264,49 @@ inline void check_gradient(const char* op, const Tensor& grad, const std::vector
   STAN_CHECK(same, op, "grad: expected shape ", shape_text(shape), ", got ", shape_text(grad));
 }
 
+// Pictures of a 3x3 convolution, channels last.
+inline void check_pictures(const char* op, const char* name, const Tensor& pictures) {
+  check_rank(op, name, pictures, 4, "(N, H, W, C)");
+  check_type(op, name, pictures, ScalarType::Float);
+  for (int64_t dim = 1; dim < 4; ++dim)
+    STAN_CHECK(pictures.size(dim) >= 1 && pictures.size(dim) <= kMaxSide, op, name, ": expected 1 to ", kMaxSide, " in dimension ", dim,
+               ", got shape ", shape_text(pictures));
+}
+
+// Pictures of the same number and size as those of the input.
+inline void check_beside(const char* op, const char* name, const Tensor& pictures, const Tensor& input) {
+  check_pictures(op, name, pictures);
+  check_device(op, name, pictures, "input", input);
+  const char* names[] = {"pictures", "rows", "columns"};
+  for (int64_t dim = 0; dim < 3; ++dim) check_size(op, name, pictures, dim, input.size(dim), names[dim]);
+}
+
+inline void check_convolve(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const std::optional<Tensor>& add) {
+  const char* op = "convolve";
+  check_pictures(op, "input", input);
+  check_rank(op, "weight", weight, 4, "(outputs, inputs, 3, 3)");
+  check_type(op, "weight", weight, ScalarType::Float);
+  check_device(op, "weight", weight, "input", input);
+  const int64_t expected[] = {input.size(3), 3, 3};
+  const char* names[] = {"inputs", "rows", "columns"};
+  for (int64_t dim = 1; dim < 4; ++dim) check_size(op, "weight", weight, dim, expected[dim - 1], names[dim - 1]);
+  STAN_CHECK(weight.size(0) >= 1 && weight.size(0) <= kMaxSide, op, "weight: expected 1 to ", kMaxSide, " outputs, got shape ",
+             shape_text(weight));
+  if (bias) {
+    check_rank(op, "bias", *bias, 1, "(outputs)");
+    check_type(op, "bias", *bias, ScalarType::Float);
+    check_device(op, "bias", *bias, "input", input);
+    check_size(op, "bias", *bias, 0, weight.size(0), "outputs");
+  }
+  if (add) {
+    check_beside(op, "add", *add, input);
+    check_size(op, "add", *add, 3, weight.size(0), "outputs");
+  }
+}
+
+inline void check_convolve_backward(const Tensor& grad, const Tensor& input) {
+  check_pictures("convolve_backward", "input", input);
+  check_beside("convolve_backward", "grad", grad, input);
+}
+
 }  // namespace stan

@@ -50,6 +50,8 @@ STABLE_TORCH_LIBRARY(stan, m) {
       "gather_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets, Tensor frames, int patch, int dilation, "
       "int stride, int block, bool stack, bool need_value, bool need_weights, bool need_offsets, bool deterministic) "
       "-> (Tensor grad_value, Tensor grad_weights, Tensor grad_offsets)");
+  m.def("convolve(Tensor input, Tensor weight, Tensor? bias, Tensor? add, bool relu) -> Tensor");
+  m.def("convolve_backward(Tensor grad, Tensor input) -> Tensor grad_weight");
   m.def("cpu_capability() -> str");
   m.def("build_info() -> str");
 }

@@ -9,6 +9,8 @@
 #include "search_blocks.h"
 #include "search_rows.h"
 #include "support.h"
+#include "winograd.h"
+#include "winograd_weights.h"
 
 #define STAN_TEXT_OF(name) #name
 #define STAN_TEXT(name) STAN_TEXT_OF(name)
@@ -63,6 +65,7 @@ void search_flow_backward(const FlowBackwardArguments& a) {
 }  // namespace
 
 extern const Kernels table;
-const Kernels table = {STAN_TEXT(STAN_CAPABILITY), search, match_backward, search_flow, search_flow_backward, gather, gather_backward};
+const Kernels table = {STAN_TEXT(STAN_CAPABILITY), search, match_backward, search_flow, search_flow_backward, gather, gather_backward,
+                       convolve, convolve_backward};
 
 }  // namespace stan::cpu::STAN_CAPABILITY

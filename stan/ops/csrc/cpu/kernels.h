@@ -93,6 +93,25 @@ struct GatherBackwardArguments {
   void* grad_offsets;
 };
 
+// A 3x3 convolution in float32, of stride 1, with a border of zeros. Pictures are channels last.
+struct ConvolveArguments {
+  int64_t batch;
+  int height, width, inputs, outputs;
+  const float* input;   // (N, H, W, inputs)
+  const float* weight;  // (outputs, inputs, 3, 3)
+  const float* bias;    // (outputs), null for none
+  const float* add;     // (N, H, W, outputs), null for none: what is added to the result
+  bool relu;            // the last step
+  float* output;        // (N, H, W, outputs)
+};
+
+// The gradient of the weights of such a convolution.
+struct ConvolveBackwardArguments {
+  ConvolveArguments forward;  // of which the sizes and the input count
+  const float* grad;          // (N, H, W, outputs)
+  float* grad_weight;         // (outputs, inputs, 3, 3)
+};
+
 struct Kernels {
   const char* capability;
   void (*search)(const SearchArguments&);  // refine too
@@ -101,6 +120,8 @@ struct Kernels {
   void (*search_flow_backward)(const FlowBackwardArguments&);
   void (*gather)(const GatherArguments&);
   void (*gather_backward)(const GatherBackwardArguments&);
+  void (*convolve)(const ConvolveArguments&);
+  void (*convolve_backward)(const ConvolveBackwardArguments&);
 };
 
 // The kernels this processor runs with. The environment variable STAN_CPU_CAPABILITY (generic, avx2, avx512), read at the first

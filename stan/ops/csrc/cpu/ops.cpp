@@ -223,6 +223,47 @@ Three gather_backward(Tensor grad, Tensor value, Tensor weights, Tensor offsets,
   return {grad_value, grad_weights, grad_offsets};
 }
 
+const float* floats(const std::optional<Tensor>& tensor) { return static_cast<const float*>(data(tensor)); }
+
+// The sizes and the input of a convolution.
+ConvolveArguments convolution_of(const Tensor& pictures, int64_t outputs) {
+  ConvolveArguments a{};
+  a.batch = pictures.size(0);
+  a.height = int(pictures.size(1));
+  a.width = int(pictures.size(2));
+  a.inputs = int(pictures.size(3));
+  a.outputs = int(outputs);
+  a.input = floats(pictures);
+  return a;
+}
+
+Tensor convolve(Tensor input, Tensor weight, std::optional<Tensor> bias, std::optional<Tensor> add, bool relu) {
+  check_convolve(input, weight, bias, add);
+  input = contiguous(input);
+  weight = contiguous(weight);
+  bias = contiguous_or_none(bias);
+  add = contiguous_or_none(add);
+  Tensor out = allocate({input.size(0), input.size(1), input.size(2), weight.size(0)}, ScalarType::Float);
+  ConvolveArguments a = convolution_of(input, weight.size(0));
+  a.weight = floats(weight);
+  a.bias = floats(bias);
+  a.add = floats(add);
+  a.relu = relu;
+  a.output = static_cast<float*>(data(out));
+  if (out.numel() > 0) kernels().convolve(a);
+  return out;
+}
+
+Tensor convolve_backward(Tensor grad, Tensor input) {
+  check_convolve_backward(grad, input);
+  grad = contiguous(grad);
+  input = contiguous(input);
+  Tensor grad_weight = allocate({grad.size(3), input.size(3), 3, 3}, ScalarType::Float);
+  const ConvolveBackwardArguments a{convolution_of(input, grad.size(3)), floats(grad), static_cast<float*>(data(grad_weight))};
+  kernels().convolve_backward(a);
+  return grad_weight;
+}
+
 }  // namespace
 }  // namespace stan::cpu
 
@@ -236,4 +277,6 @@ STABLE_TORCH_LIBRARY_IMPL(stan, CPU, m) {
   m.impl("search_flow_backward", TORCH_BOX(&search_flow_backward));
   m.impl("gather", TORCH_BOX(&gather));
   m.impl("gather_backward", TORCH_BOX(&gather_backward));
+  m.impl("convolve", TORCH_BOX(&convolve));
+  m.impl("convolve_backward", TORCH_BOX(&convolve_backward));
 }
