@@ -47,7 +47,7 @@ BY_NAME = (
 )
 """Operations that are of a part wherever they stand, but for the closed ones."""
 
-CONVOLUTION = re.compile(r"aten::_?(conv\dd|conv_transpose\dd|convolution)")
+CONVOLUTION = re.compile(r"aten::_?(conv\dd|conv_transpose\dd|convolution)|stan::convolve")
 """Of the part "convolutions" unless they stand inside another part."""
 
 
