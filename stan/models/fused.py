@@ -32,7 +32,7 @@ def conv_relu(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """`relu(layer(x))`, `(N, C, H, W)`."""
     if _is_quick(layer, x):
         return convolve(x, layer.weight, layer.bias, relu=True)
-    if not _can_fuse(x):
+    if not _can_fuse(layer, x):
         return F.relu(layer(x), inplace=True)
     return torch.ops.mkldnn._convolution_pointwise(*_operands(layer, x), *_shape(layer), "relu", [], "")
 
@@ -41,7 +41,7 @@ def conv_add(layer: nn.Conv2d, x: Tensor, other: Tensor) -> Tensor:
     """`layer(x) + other`, `(N, C, H, W)`."""
     if _is_quick(layer, x):
         return convolve(x, layer.weight, layer.bias, add=other)
-    if not _can_fuse(x):
+    if not _can_fuse(layer, x):
         return added(layer(x), other)
     x, weight, bias = _operands(layer, x)
     fused = torch.ops.mkldnn._convolution_pointwise.binary
@@ -65,10 +65,12 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
     return _type(x) == torch.float32 and suits(x, weight) and not compiling
 
 
-def _can_fuse(x: Tensor) -> bool:
+def _can_fuse(layer: nn.Conv2d, x: Tensor) -> bool:
     """Whether they are fused: on a CPU, without gradients, in a type that oneDNN has kernels for here."""
     return (
         x.device.type == "cpu"
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()  # an exported graph is for other machines too
         and torch.backends.mkldnn.is_available()

@@ -16,17 +16,20 @@ from . import backend, library
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether `convolve` can be used for such an input, and is faster than torch.
 
+    It is not where the pictures are so small that the weights take longer than the pixels, nor is it known to be on
+    processors without AVX2. STAN_BACKEND=reference takes torch's.
+
     Args:
         x: (N, C, H, W).
         weight: (outputs, C, 3, 3), or that of another convolution.
     """
+    pixels = x.shape[0] * x.shape[2] * x.shape[3]
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and weight.shape[2:] == (3, 3)
-        and x.shape[0] * x.shape[2] * x.shape[3]
-        >= 2 * max(weight.shape[:2])  # else the weights take longer than the pixels
-        and library.CAPABILITY in ("avx2", "avx512")  # elsewhere nobody has measured it
+        and pixels >= 2 * max(weight.shape[:2])
+        and library.CAPABILITY in ("avx2", "avx512")
         and backend.DEFAULT != "reference"
     )
 

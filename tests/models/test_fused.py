@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stan.models.fused import conv_add, conv_relu, has_kernels
+from stan.models.fused import conv, conv_3x3, conv_add, conv_relu, has_kernels
 
 
-def conv(channels: int = 12) -> nn.Conv2d:
+def layer_of(channels: int = 12) -> nn.Conv2d:
     torch.manual_seed(0)
     return nn.Conv2d(channels, channels, 3, padding=1)
 
@@ -28,20 +30,49 @@ def exact(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("onednn", [True, False])
-def test_both_are_what_they_say(
-    order: torch.memory_format, grad: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", ["ours", "oneDNN", "step by step"])
+def test_they_are_what_they_say(
+    order: torch.memory_format, grad: bool, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
-    layer, (x, other) = conv(), pictures(order)
+    if way != "ours":
+        monkeypatch.setattr("stan.models.fused.suits", lambda x, weight: False)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: way == "oneDNN")
+    layer, (x, other) = layer_of(), pictures(order)
     before = x.clone(), other.clone()
     with torch.set_grad_enabled(grad):
+        plain = conv(layer, x), conv_3x3(x, layer.weight, layer.bias)
         activated, summed = conv_relu(layer, x), conv_add(layer, x, other)
+    for found in plain:
+        torch.testing.assert_close(found.double(), exact(layer, x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(activated.double(), exact(layer, x).relu(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(summed.double(), exact(layer, x) + other.double(), rtol=1e-5, atol=1e-5)
     assert torch.equal(x, before[0])
     assert torch.equal(other, before[1])
     assert activated.requires_grad == grad
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "stride": {"stride": 2, "padding": 1},
+    "no border": {},
+    "reflected border": {"padding": 1, "padding_mode": "reflect"},
+    "border by name": {"padding": "same"},
+    "dilation": {"padding": 1, "dilation": 2},
+    "groups": {"padding": 1, "groups": 3},
+    "without bias": {"padding": 1, "bias": False},
+}
+
+
+@pytest.mark.parametrize("kind", list(OTHERS))
+def test_other_layers_are_computed_as_they_are(kind: str) -> None:
+    torch.manual_seed(0)
+    layer, (x, _) = nn.Conv2d(12, 6, 3, **OTHERS[kind]), pictures(torch.channels_last)
+    expected = layer(x)
+    with torch.no_grad():
+        found = conv(layer, x), conv_add(layer, x, torch.ones_like(expected)) - 1
+        activated = conv_relu(layer, x)
+    for one in found:
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(activated, expected.relu(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -53,7 +84,7 @@ def test_autocast_counts(
     """The short type out, within its rounding of the exact result, whether this CPU has kernels for it or not."""
     if kernels is not None:
         monkeypatch.setattr("stan.models.fused.has_kernels", lambda dtype: kernels)
-    layer, (x, other) = conv(), pictures(torch.channels_last)
+    layer, (x, other) = layer_of(), pictures(torch.channels_last)
     with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype):
         activated = conv_relu(layer, x)
         summed = conv_add(layer, activated, other.to(dtype))
@@ -66,7 +97,7 @@ def test_autocast_counts(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_what_is_fused_is_what_onednn_takes(dtype: torch.dtype) -> None:
     """oneDNN refuses types that it has no kernels for on this CPU, with an error."""
-    layer, x = conv().to(dtype), pictures(torch.channels_last)[0].to(dtype)
+    layer, x = layer_of().to(dtype), pictures(torch.channels_last)[0].to(dtype)
     operands = (x, layer.weight, layer.bias, [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
     with torch.no_grad():
         if has_kernels(dtype):
@@ -82,7 +113,7 @@ def test_an_exported_graph_holds_no_fused_operator() -> None:
     class Unit(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = conv()
+            self.conv = layer_of()
 
         def forward(self, x: Tensor) -> Tensor:
             return conv_add(self.conv, conv_relu(self.conv, x), x)
@@ -91,3 +122,4 @@ def test_an_exported_graph_holds_no_fused_operator() -> None:
     with torch.no_grad():
         graph = torch.export.export(Unit(), (x,))
     assert "mkldnn" not in str(graph)
+    assert "stan.convolve" not in str(graph)
