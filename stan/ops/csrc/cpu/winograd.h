@@ -67,9 +67,10 @@ struct Winograd {
   int rows, columns;    // tiles of a picture
   int64_t tiles;
   int group;            // tiles at a time
-  int64_t value_point, product_point;  // how far points are apart: odd numbers of cache lines, or all would claim the same places of the cache
-  int64_t row, out_row;                // floats of a picture's row
-  const float* end;                    // behind the last pixel of the input
+  // How far points are apart: odd numbers of cache lines, or all would claim the same places of the cache.
+  int64_t value_point, product_point;
+  int64_t row, out_row;  // floats of a picture's row
+  const float* end;      // behind the last pixel of the input
 
   explicit Winograd(const ConvolveArguments& given) : a(given) {
     inputs = rounded_up(a.inputs, kLanes);
@@ -143,7 +144,8 @@ static inline void ask_ahead(const float* in, int64_t row, int64_t pixel) {
 // nothing may be read.
 class Edge {
  public:
-  Edge(int channels, int padded, const float* end) : channels_(channels), padded_(padded), end_(end), copies_((1 + kLanes) * int64_t(padded)) {
+  Edge(int channels, int padded, const float* end)
+      : channels_(channels), padded_(padded), end_(end), copies_((1 + kLanes) * int64_t(padded)) {
     memset(copies_.get(), 0, sizeof(float) * (1 + kLanes) * padded);
   }
   const float* zeros() const { return copies_.get(); }
@@ -201,7 +203,8 @@ template <int kWide>
 static inline void multiply_columns(const Winograd& z, int tiles, const float* values, const float* weights, float* products) {
   constexpr int kRows = kVectorRegisters == 32 ? (kWide == 3 ? 6 : 12) : 12 / kWide;
   static_assert(kTileUnit % kRows == 0, "");
-  for (int t = 0; t < tiles; t += kRows) multiply<kRows, kWide>(z, values + int64_t(t) * z.inputs, weights, products + int64_t(t) * z.outputs);
+  for (int t = 0; t < tiles; t += kRows)
+    multiply<kRows, kWide>(z, values + int64_t(t) * z.inputs, weights, products + int64_t(t) * z.outputs);
 }
 
 static inline void multiply_point(const Winograd& z, int tiles, const float* values, const float* weights, float* products) {
