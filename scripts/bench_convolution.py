@@ -75,7 +75,7 @@ def compared(layer: nn.Conv2d, x: Tensor, repeat: int) -> tuple[list[float], lis
     slope = torch.randn_like(F.conv2d(x, layer.weight, padding=1))
     leaf = x.clone().requires_grad_()
 
-    def plain() -> None:  # as stan.models.fused would have it: the quickest way that torch has
+    def plain() -> None:  # as stan.models.convolutions would have it: the quickest way that torch has
         pads = strides = dilations = [1, 1]
         with torch.no_grad():
             torch.ops.mkldnn._convolution_pointwise(

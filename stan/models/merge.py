@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stan import ops
 from stan.flow import FlowPair
 from stan.models.cells import BLOCK, CELL, CELL_BLOCKS, by_cell, coarse, detail, smoothed, spread
-from stan.models.fused import conv_relu
+from stan.models.convolutions import conv_relu
 
 LEAST_VARIANCE = 1e-6
 """Added to the noise variance (values in [0, 1]), so that a level of zero divides nothing by zero."""

@@ -24,7 +24,7 @@ from stan.errors import ConfigError
 from stan.flow import FlowPair
 from stan.models.base import AttentionMap, Cleaned, VideoDenoiser, joined
 from stan.models.cells import BLOCK, CELL
-from stan.models.fused import conv_3x3
+from stan.models.convolutions import conv_3x3
 from stan.models.merge import Merge, Merged, alone
 from stan.models.registry import register
 from stan.models.settings import learns

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from stan.models.fused import added, conv, conv_add, conv_relu
+from stan.models.convolutions import added, conv, conv_add, conv_relu
 
 
 class Unit(nn.Module):

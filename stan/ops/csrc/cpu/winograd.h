@@ -207,17 +207,19 @@ static inline void multiply_columns(const Winograd& z, int tiles, const float* v
     multiply<kRows, kWide>(z, values + int64_t(t) * z.inputs, weights, products + int64_t(t) * z.outputs);
 }
 
-static inline void multiply_point(const Winograd& z, int tiles, const float* values, const float* weights, float* products) {
+// body(width, first output) for runs of one, two or three vectors, whose number is a constant, until all outputs are covered.
+template <typename Body>
+static inline void by_columns(const Winograd& z, const Body& body) {
   const int vectors = z.outputs / kLanes;
   int done = 0;
   if (vectors == 1) {
-    multiply_columns<1>(z, tiles, values, weights, products);
+    body(Constant<1>(), 0);
     done = 1;
   } else if (vectors % 2 == 1) {
-    multiply_columns<3>(z, tiles, values, weights, products);
+    body(Constant<3>(), 0);
     done = 3;
   }
-  for (; done < vectors; done += 2) multiply_columns<2>(z, tiles, values, weights + done * kLanes, products + done * kLanes);
+  for (; done < vectors; done += 2) body(Constant<2>(), done * kLanes);
 }
 
 static inline void write(const ConvolveArguments& a, Floats v, int lanes, int64_t at) {
@@ -272,9 +274,12 @@ static void convolve(const ConvolveArguments& a) {
     for (int64_t first = begin * z.group; first < least(end * z.group, z.tiles); first += z.group) {
       const int count = int(least(z.tiles - first, int64_t(z.group)));
       for (int t = 0; t < count; ++t) spread_tile(z, Tile(z, first + t), edge, values.get() + int64_t(t) * z.inputs);
-      for (int64_t p = 0; p < kPoints; ++p)
-        multiply_point(z, rounded_up(count, kTileUnit), values.get() + p * z.value_point, weights.get() + p * a.inputs * z.outputs,
-                       products.get() + p * z.product_point);
+      const int whole = rounded_up(count, kTileUnit);
+      for (int64_t p = 0; p < kPoints; ++p) {
+        const float *v = values.get() + p * z.value_point, *w = weights.get() + p * a.inputs * z.outputs;
+        float* m = products.get() + p * z.product_point;
+        by_columns(z, [&](auto wide, int o) { multiply_columns<decltype(wide)::value>(z, whole, v, w + o, m + o); });
+      }
       for (int t = 0; t < count; ++t) finish_tile(z, Tile(z, first + t), products.get() + int64_t(t) * z.outputs, bias.get());
     }
   });

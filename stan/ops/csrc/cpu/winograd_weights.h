@@ -86,19 +86,6 @@ static inline void add_columns(const Winograd& z, int tiles, const float* values
   }
 }
 
-static inline void add_point(const Winograd& z, int tiles, const float* values, const float* slopes, float* sums) {
-  const int vectors = z.outputs / kLanes;
-  int done = 0;
-  if (vectors == 1) {
-    add_columns<1>(z, tiles, values, slopes, sums);
-    done = 1;
-  } else if (vectors % 2 == 1) {
-    add_columns<3>(z, tiles, values, slopes, sums);
-    done = 3;
-  }
-  for (; done < vectors; done += 2) add_columns<2>(z, tiles, values, slopes + done * kLanes, sums + done * kLanes);
-}
-
 // The sums of `parts` parts, `size` floats each, to (outputs, inputs, 3, 3).
 static void collect(const Winograd& z, const float* sums, int64_t parts, int64_t size, float* grad_weight) {
   const int64_t inputs = z.a.inputs;
@@ -145,8 +132,11 @@ static void convolve_backward(const ConvolveBackwardArguments& a) {
           spread_tile(z, tile, edge, values.get() + int64_t(t) * z.inputs);
           spread_slopes(z, tile, a.grad, slope_edge, slopes.get() + int64_t(t) * z.outputs);
         }
-        for (int64_t p = 0; p < kPoints; ++p)
-          add_point(z, count, values.get() + p * z.value_point, slopes.get() + p * z.product_point, sum + p * z.inputs * z.outputs);
+        for (int64_t p = 0; p < kPoints; ++p) {
+          const float *v = values.get() + p * z.value_point, *d = slopes.get() + p * z.product_point;
+          float* m = sum + p * z.inputs * z.outputs;
+          by_columns(z, [&](auto wide, int o) { add_columns<decltype(wide)::value>(z, count, v, d + o, m + o); });
+        }
       }
     }
   });

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stan.models.fused import conv, conv_3x3, conv_add, conv_relu, has_kernels
+from stan.models.convolutions import conv, conv_3x3, conv_add, conv_relu, has_kernels
 
 
 def layer_of(channels: int = 12) -> nn.Conv2d:
@@ -35,7 +35,7 @@ def test_they_are_what_they_say(
     order: torch.memory_format, grad: bool, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way != "ours":
-        monkeypatch.setattr("stan.models.fused.suits", lambda x, weight: False)
+        monkeypatch.setattr("stan.models.convolutions.suits", lambda x, weight: False)
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: way == "oneDNN")
     layer, (x, other) = layer_of(), pictures(order)
     before = x.clone(), other.clone()
@@ -83,7 +83,7 @@ def test_autocast_counts(
 ) -> None:
     """The short type out, within its rounding of the exact result, whether this CPU has kernels for it or not."""
     if kernels is not None:
-        monkeypatch.setattr("stan.models.fused.has_kernels", lambda dtype: kernels)
+        monkeypatch.setattr("stan.models.convolutions.has_kernels", lambda dtype: kernels)
     layer, (x, other) = layer_of(), pictures(torch.channels_last)
     with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype):
         activated = conv_relu(layer, x)
