@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,17 @@ from stan import config as configs
 from stan.errors import CheckpointError, ConfigError, DataError, StanError
 from stan.evaluation import evaluate
 from stan.evaluation.devices import Ranks
-from tests.conftest import ROOT, stan_command
+from tests.conftest import ROOT
 from tests.evaluation.conftest import Make
 from tests.evaluation.runs import MANY, quiet, rows
-
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
-"""One thread for each process: the tests run beside each other."""
+from tests.forked import Forks, Run
 
 
 def command(out: Path, root: Path, *words: str) -> list[str]:
     """An evaluation of 4 sequences at 3 levels by two methods: 24 pieces."""
     common = ["checkpoint=[nlmeans,noisy]", "data.kind=davis", f"data.root={root}", f"output={out}", MANY]
     common += ["evaluation.split=trainval", "trainer.accelerator=cpu"]
-    return stan_command("evaluate", ROOT / "configs/evaluate/folder.yaml", *common, *words)
+    return ["evaluate", str(ROOT / "configs/evaluate/folder.yaml"), *common, *words]
 
 
 def pieces(out: Path) -> dict[str, int]:
@@ -37,33 +35,36 @@ def pieces(out: Path) -> dict[str, int]:
     return {p.name + p.parent.name: p.stat().st_mtime_ns for p in (out / "parts").rglob("*.json")}
 
 
+def wait_for(condition: Callable[[], object], run: Run, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert not run.ended, run.stderr
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.005)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(davis_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The rows of that evaluation by one process in one go."""
     out = tmp_path_factory.mktemp("undisturbed")
-    words = command(out, davis_root)
-    words = words[words.index("evaluate") + 2 :]
-    evaluate(configs.load(ROOT / "configs/evaluate/folder.yaml", words), console=quiet())
+    _, config, *words = command(out, davis_root)
+    evaluate(configs.load(config, words), console=quiet())
     return rows(out)
 
 
 def test_killed_it_goes_on_and_ends_with_the_same_table(
-    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
+    run_stan: Forks, davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(out, davis_root), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ALONE
-    )
-    deadline = time.monotonic() + 120
-    while len(pieces(out)) < 6 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    run = run_stan.start(*command(out, davis_root))
+    wait_for(lambda: len(pieces(out)) >= 6, run)
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
     before = pieces(out)
     assert 6 <= len(before) < 24
     assert not (out / "results.json").exists()
 
-    done = subprocess.run(command(out, davis_root), capture_output=True, text=True, check=True, env=ALONE)
+    done = run_stan(*command(out, davis_root))
     assert rows(out) == undisturbed
     after = pieces(out)
     assert len(after) == 24
@@ -77,62 +78,49 @@ def test_killed_it_goes_on_and_ends_with_the_same_table(
 
 
 def test_helper_processes_share_the_work(
-    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
+    run_stan: Forks, davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
     """trainer.devices=2 on the CPU starts one more process; the table is the same."""
     out = tmp_path / "shared"
-    done = subprocess.run(
-        command(out, davis_root, "trainer.devices=2"), capture_output=True, text=True, check=True, env=ALONE
-    )
+    done = run_stan(*command(out, davis_root, "trainer.devices=2"))
     assert rows(out) == undisturbed
     assert "ended with code" not in done.stderr
 
 
 def test_processes_of_torchrun_share_the_work_and_outlive_each_other(
-    davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]]
-) -> None:
+    run_stan: Forks, davis_root: Path, tmp_path: Path, undisturbed: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Two processes with RANK and WORLD_SIZE: the second begins in the middle of the list, and is killed
     while both work; the first does the rest."""
     out = tmp_path / "ranks"
 
-    def start(rank: int) -> subprocess.Popen[str]:
-        environment = {**ALONE, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        with open(tmp_path / f"{rank}.log", "w") as log:
-            return subprocess.Popen(
-                command(out, davis_root), stderr=log, stdout=log, text=True, env=environment
-            )
-
-    def wait_for(piece: str, process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + 120
-        while not list((out / "parts").rglob(piece)) and time.monotonic() < deadline:
-            assert process.poll() is None, "ended too early"
-            time.sleep(0.005)
+    def start(rank: int) -> Run:
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", 2)):
+            monkeypatch.setenv(name, str(value))
+        return run_stan.start(*command(out, davis_root))
 
     second = start(1)
-    wait_for("c-10-*.json", second)
+    wait_for(lambda: list((out / "parts").rglob("c-10-*.json")), second)
     assert not list((out / "parts").rglob("a-10-*.json"))
     first = start(0)
-    while first.poll() is None and second.poll() is None and len(pieces(out)) < 18:
+    while not (first.ended or second.ended) and len(pieces(out)) < 18:
         time.sleep(0.005)
-    second.kill()
+    if not second.ended:
+        os.kill(second.pid, signal.SIGKILL)
     second.wait()
-    assert first.wait(timeout=120) == 0, (tmp_path / "0.log").read_text()
+    assert first.wait(120) == 0, first.stderr
     assert rows(out) == undisturbed
 
 
-def test_interrupting_says_how_to_go_on(davis_root: Path, tmp_path: Path) -> None:
+def test_interrupting_says_how_to_go_on(run_stan: Forks, davis_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
-    process = subprocess.Popen(
-        command(out, davis_root), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ALONE
-    )
-    deadline = time.monotonic() + 120
-    while len(pieces(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert "the same command goes on" in errors
+    run = run_stan.start(*command(out, davis_root))
+    wait_for(lambda: len(pieces(out)) >= 3, run)
+    os.kill(run.pid, signal.SIGINT)
+    assert run.wait(60) == 130
+    assert "Traceback" not in run.stderr
+    assert "the same command goes on" in run.stderr
     assert 3 <= len(pieces(out)) < 24
 
 

@@ -69,6 +69,6 @@ def test_peak_memory(name: str) -> None:
 
     The little: results (160), gradients (200), copies of the features and their gradients (256), places (80).
     """
-    rows = 96
+    rows = 48
     queries = 3 * rows * 128
     assert measured(name, rows) < 80e6 + 800 * queries

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stan.models import load, save
-from tests.conftest import stan_command
+from tests.forked import Forks, Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,35 +98,24 @@ def test_another_seed_gives_other_losses(
     assert logged(tmp_path / "other")[1] != logged(straight)[1]
 
 
-def started(*command: str) -> subprocess.Popen:
-    """The command, in a session of its own: the process group that Ctrl-C reaches in a terminal."""
-    return subprocess.Popen(
-        stan_command(*command),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], run: Run, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert not run.ended, run.stderr
         assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 def test_killed_training_resumes_to_the_same_weights(
-    run_stan: Callable, davis_root: Path, straight: Path, tmp_path: Path
+    run_stan: Forks, davis_root: Path, straight: Path, tmp_path: Path
 ) -> None:
     """SIGKILL at some moment after the checkpoint of step 4; the resumed run must end as the straight one."""
     output = tmp_path / "killed"
     command = words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=4")
-    process = started(*command)
-    wait_for((output / "last.ckpt").exists, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    run = run_stan.start(*command)
+    wait_for((output / "last.ckpt").exists, run)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
     steps = torch.load(output / "last.ckpt", weights_only=True)["stan"]["trained"]["steps"]
     assert 4 <= steps < 12
     run_stan(*command)
@@ -141,7 +130,7 @@ def test_killed_training_resumes_to_the_same_weights(
     ids=["SIGTERM to the trainer", "SIGTERM to all its processes", "Ctrl-C"],
 )
 def test_a_signal_saves_the_state_and_the_same_command_goes_on(
-    run_stan: Callable,
+    run_stan: Forks,
     davis_root: Path,
     straight: Path,
     tmp_path: Path,
@@ -150,34 +139,33 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(
 ) -> None:
     output = tmp_path / "stopped"
     command = words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=3")
-    process = started(*command)
-    wait_for((output / "last.ckpt").exists, process)
-    send(process.pid, number)
-    out, err = process.communicate(timeout=120)
-    assert not {"Traceback", "defect"} & set(err.split()), err
-    assert process.returncode in (0, 130), err
-    if process.returncode == 130:  # else the last step was done before the signal came
-        assert "goes on from" in out
+    run = run_stan.start(*command)
+    wait_for((output / "last.ckpt").exists, run)
+    send(run.pid, number)  # a session of its own: the process group that Ctrl-C reaches in a terminal
+    code = run.wait(120)
+    assert not {"Traceback", "defect"} & set(run.stderr.split()), run.stderr
+    assert code in (0, 130), run.stderr
+    if code == 130:  # else the last step was done before the signal came
+        assert "goes on from" in run.stdout
         run_stan(*command)
     assert_same_weights(output / "last.ckpt", straight / "last.ckpt")
 
 
-def loaders(process: subprocess.Popen) -> list[int]:
-    listed = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+def loaders(run: Run) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=False)
     return [int(pid) for pid in listed.stdout.split()]
 
 
 def test_a_killed_loader_is_started_anew_and_the_weights_are_the_same(
-    davis_root: Path, straight: Path, tmp_path: Path
+    run_stan: Forks, davis_root: Path, straight: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "killed"
-    process = started(*words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=3"))
-    wait_for((output / "last.ckpt").exists, process)
-    (loader,) = loaders(process)
+    run = run_stan.start(*words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=3"))
+    wait_for((output / "last.ckpt").exists, run)
+    (loader,) = loaders(run)
     os.kill(loader, signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "a loader process was killed" in err
+    assert run.wait(120) == 0, run.stderr
+    assert "a loader process was killed" in run.stderr
     assert_same_weights(output / "last.ckpt", straight / "last.ckpt")
 
 
