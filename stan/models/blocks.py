@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from stan.models.convolutions import conv, conv_add
+
 
 class _ChannelsLast(torch.autograd.Function):
     """The memory format of values going forward and of gradients coming back."""
@@ -96,7 +98,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same."""
-        return x + self.second(self.activation(self.first(x)))
+        return conv_add(self.second, self.activation(conv(self.first, x)), x)
 
 
 class _FrameMean(torch.autograd.Function):

@@ -1,6 +1,6 @@
-"""Convolutions of the fast networks (`UNet`): the quickest way there is here, and outputs finished in the same pass.
+"""Convolutions of all networks: the quickest way there is here, and outputs finished in the same pass.
 
-On a CPU such a network waits for arithmetic in float32, and for memory in shorter types. So 3x3 convolutions in float32
+On a CPU a network waits for arithmetic in float32, and for memory in shorter types. So 3x3 convolutions in float32
 are `stan.ops.convolution`'s, with half of the time or less; others finish their own output (ReLU, an addition) where no
 gradient is wanted, by oneDNN's fused forms, as `torch.compile` uses them (torch/_inductor/fx_passes/mkldnn_fusion.py).
 Elsewhere all is done step by step. Results differ by rounding.

@@ -26,6 +26,7 @@ from stan.models.blocks import (
     depth_to_space,
     space_to_depth,
 )
+from stan.models.convolutions import conv
 from stan.models.registry import register
 from stan.models.settings import Settings
 from stan.models.window import WindowPart
@@ -216,7 +217,7 @@ class Stan(VideoDenoiser):
             level = F.avg_pool2d(noise_map.flatten(0, 1), s.stem) if s.stem > 1 else noise_map.flatten(0, 1)
             x = torch.cat([x, level.to(x.dtype)], dim=1)
         x = channels_last(x)
-        x = F.leaky_relu(self.enter(x), 0.2)
+        x = F.leaky_relu(conv(self.enter, x), 0.2)
 
         maps: list[AttentionMap] = []
         skips: list[Tensor] = []
@@ -232,7 +233,7 @@ class Stan(VideoDenoiser):
         for up, stage in zip(self.ups, self.decoders):
             x, skip = up(x), skips.pop()
             x, _ = stage(torch.cat([x, skip], dim=1) if s.skip == "concat" else x + skip, b)
-        residual = depth_to_space(channels_last(self.leave(x)), s.stem)
+        residual = depth_to_space(channels_last(conv(self.leave, x)), s.stem)
         return noisy + residual.unflatten(0, (b, -1)), maps
 
     def _displacements(self, flow: FlowPair | None, x: Tensor, heads: int) -> Tensor | None:

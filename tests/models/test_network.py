@@ -368,4 +368,8 @@ def test_core_is_one_graph(name: str) -> None:
     torch.compiler.reset()
     core = torch.compile(model.forward_core, fullgraph=not why_not_native(), backend="aot_eager")
     with torch.no_grad():
-        torch.testing.assert_close(core(*inputs)[0], model.forward_core(*inputs)[0])
+        inside, outside = (
+            core(*inputs)[0],
+            model.forward_core(*inputs)[0],
+        )  # with torch's convolutions, and our own
+        torch.testing.assert_close(inside, outside, rtol=1e-3, atol=5e-5)
