@@ -80,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work("--tile", metavar="N|HxW", type=_tile, help="tile size in pixels, instead of --memory")
     work("--overlap", metavar="N", type=int, help="pixels that tiles share (default 64)")
     work("--chunk", metavar="T", type=int, help="frames computed together, instead of --memory")
+    reach = (
+        "frames merged each side (default: the network's own): with more, calm scenes come cleaner, and later"
+    )
+    work("--temporal-window", metavar="N", type=int, help=reach)
     work("--no-scene-cuts", action="store_true", help="do not look for cuts: take INPUT as one scene")
 
     stream = parser.add_argument_group("streaming").add_argument
@@ -234,7 +238,8 @@ def _model(args: argparse.Namespace) -> VideoDenoiser:
 
     device = choose(args.device)
     checkpoint = args.checkpoint or best_for(device.type).name
-    model = load(checkpoint, device)
+    more = {} if args.temporal_window is None else {"temporal_window": args.temporal_window}
+    model = load(checkpoint, device, **more)
     if args.blind and not model.blind:
         raise StanError(f"{checkpoint} is not blind: it takes a noise level; use --sigma S or --sigma auto")
     return model

@@ -226,8 +226,8 @@ class FinetuneConfig:
     )
     grow: dict[str, Any] = refused(
         {},
-        "larger network to go on with, which begins as the checkpoint's: name (stan_small), or channels and depths; "
-        "empty: the checkpoint's own",
+        "larger network to go on with, which begins as the checkpoint's: name (stan_small), or channels and depths, or "
+        "temporal_window; empty: the checkpoint's own",
     )
     freeze: list[str] = told(
         [], "parameters left as they are, by name patterns such as encoder* or *.attention.*"
@@ -257,6 +257,9 @@ class EvaluationConfig:
     scenes: bool = applied(False, "look for scene cuts, which no chunk of frames then crosses")
     find_level: bool = applied(
         False, "the network is not told the noise level: it is estimated frame by frame"
+    )
+    temporal_window: Annotated[int, between(0, 64)] | None = applied(
+        None, "frames that networks merge each side, in place of their own number; null: their own"
     )
     tiles: dict[str, Any] = applied(
         {},

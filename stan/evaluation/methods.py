@@ -183,6 +183,7 @@ class Network(Method):
         memory: memory for a tile, such as "4GiB"; None: from what is free.
         scenes: look for scene cuts, which no chunk of frames crosses.
         find_level: the network is not told the noise level: it is estimated, as `stan denoise` does.
+        temporal_window: frames that it merges each side; None: as many as its checkpoint says.
     """
 
     path: Path
@@ -193,6 +194,7 @@ class Network(Method):
     memory: str | int | None = None
     scenes: bool = False
     find_level: bool = False
+    temporal_window: int | None = None
     kind = "network"
 
     @property
@@ -203,7 +205,8 @@ class Network(Method):
     @cached_property
     def model(self) -> VideoDenoiser:
         """The network, on its device; loaded when it is first needed."""
-        return models.load(self.path, self.device)
+        more = {} if self.temporal_window is None else {"temporal_window": self.temporal_window}
+        return models.load(self.path, self.device, **more)
 
     @cached_property
     def sha256(self) -> str:
@@ -225,6 +228,7 @@ class Network(Method):
             "operator": in_use(self.device),
             "scenes": self.scenes,
             **({"find_level": True} if self.find_level else {}),
+            **({} if self.temporal_window is None else {"temporal_window": self.temporal_window}),
         }
 
     def prepare(self, size: tuple[int, int], frames: int) -> dict[str, Any]:

@@ -199,6 +199,7 @@ class Plan:
             "memory": options.memory,
             "scenes": options.scenes,
             "find_level": options.find_level,
+            "temporal_window": options.temporal_window,
             "device": provenance.device_name(self.device),
             "code": provenance.code(),
             "versions": provenance.versions(),
@@ -233,6 +234,7 @@ def make_plan(config: Config) -> Plan:
         memory=_memory(options.memory, device, ranks),
         scenes=options.scenes,
         find_level=options.find_level,
+        temporal_window=options.temporal_window,
     )
     sigmas = [float(sigma) for sigma in dict.fromkeys(options.sigmas)]
     if takes_noisy(config.data.kind):  # one recording, of one level

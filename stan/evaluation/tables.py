@@ -170,4 +170,5 @@ def _account(method: Figures) -> str:
         return "not learned"
     blind = "blind" if method["blind"] else "finds sigma" if method.get("find_level") else "knows sigma"
     size = f"{method['parameters'] / 1e6:.3g} M parameters"
-    return " · ".join([method["model"], size, blind, method["sha256"][:10]])
+    reach = [f"temporal window {method['temporal_window']}"] if "temporal_window" in method else []
+    return " · ".join([method["model"], size, blind, *reach, method["sha256"][:10]])

@@ -132,10 +132,17 @@ def holds_training(path: str | Path) -> bool:
     return {"optimizer_states", "loops", "state_dict"} <= content.keys()
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> VideoDenoiser:
+def load(path: str | Path, device: str | torch.device = "cpu", **settings: Any) -> VideoDenoiser:
     """Read a checkpoint and make its model, in eval mode on `device`.
 
+    Args:
+        path: a file, or the name of weights that come with the package.
+        device: where the model is to be.
+        settings: of the network, in place of the checkpoint's own, where its weights fit all the same:
+            ``temporal_window=8`` looks at more frames than it was trained with. See ``docs/models.md``.
+
     Raises:
+        ConfigError: a setting that the network does not have, or an impossible value.
         CheckpointError: if the file is missing, damaged, not one of ours, does not fit the model it names, or holds
             values that are not finite.
     """
@@ -148,7 +155,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> VideoDenoiser:
             model = _make(record, path)
         except CheckpointError as error:
             raise CheckpointError(missing[0] if missing else str(error)) from error
-    load_weights(model, weights, str(path))
+    origin = str(path)
+    if settings:
+        trained, model = model.trained, build(model.name, **{**model.settings, **settings})
+        model.trained = trained
+        origin += " with " + ", ".join(f"{key}={value}" for key, value in settings.items())
+    load_weights(model, weights, origin)
     for key, value in model.state_dict().items():
         if not bool(value.isfinite().all()):
             raise CheckpointError(

@@ -30,6 +30,7 @@ def grown(
     name: str | None = None,
     channels: Sequence[int] | None = None,
     depths: Sequence[int] | None = None,
+    temporal_window: int | None = None,
 ) -> TwoPass:
     """A larger two-pass network that computes what a trained one does, but for units that are left out.
 
@@ -40,6 +41,7 @@ def grown(
         channels: of each level of the large network, no fewer than the network has; None takes what `name` brings, or
             the network's own.
         depths: units of each level. Where they become fewer, the last ones are left out; None as for `channels`.
+        temporal_window: frames merged each side, any number: no weight depends on it; None as for `channels`.
 
     Raises:
         ConfigError: a network of another kind, or one that would shrink.
@@ -52,7 +54,7 @@ def grown(
     if name is not None and networks.component(name).declares is not TwoPassSettings:
         raise ConfigError(f"network {network.name!r} cannot grow into {name!r}, which is of another kind")
     wanted = dict(network.settings)
-    for key, given in (("channels", channels), ("depths", depths)):
+    for key, given in (("channels", channels), ("depths", depths), ("temporal_window", temporal_window)):
         if given is not None or key in preset:
             wanted[key] = preset[key].default if given is None else given
     with torch.random.fork_rng(devices=[]):

@@ -89,7 +89,7 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     return result, gains
 
 
-GROWING = ("name", "channels", "depths")
+GROWING = ("name", "channels", "depths", "temporal_window")
 """The keys of ``finetune.grow``."""
 
 
@@ -102,7 +102,7 @@ def grow(network: VideoDenoiser, asked: dict[str, Any], seed: int) -> VideoDenoi
     for key, value in asked.items():
         if key not in GROWING:
             raise ConfigError(f"finetune.grow.{key} is not known; {nearest(key, GROWING)}")
-        if key != "name" and not isinstance(value, list):
+        if key in ("channels", "depths") and not isinstance(value, list):
             raise ConfigError(f"finetune.grow.{key}={value!r} must be a list, one number for each level")
     return grown(network, seed=seed, **asked)
 

@@ -16,6 +16,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import stan
 from stan import config as configs
+from stan import models
 from stan.data import noise as noises
 from stan.data import open_clips
 from stan.errors import ConfigError
@@ -88,6 +89,34 @@ def test_found_levels(davis_root: Path, checkpoints: dict[str, Path], make_confi
         (row,) = [r for r in results.sequences if r["sequence"] == clip.name]
         assert row["psnr"] == pytest.approx(psnr, abs=1e-4)
     assert results.methods[0]["find_level"] is True
+
+
+def test_another_temporal_window(davis_root: Path, make_config: Make, tmp_path: Path) -> None:
+    """`evaluation.temporal_window` gives what a network of that window makes of the same weights."""
+    model = models.build(
+        "stan_tiny", channels=[4, 4], depths=[1, 1], features=2, flow="zero", temporal_window=1
+    )
+    with torch.no_grad():  # fresh weights change little: what is merged is seen
+        model.clean.leave.weight.zero_()
+        model.clean.leave.bias.zero_()
+    checkpoint = models.save(model, tmp_path / "narrow.ckpt")
+    words = [f"checkpoint={checkpoint}", "evaluation.sigmas=[40]", "evaluation.sequences=[c]"]
+    narrow = evaluate(make_config(*words), console=quiet())
+    wide = evaluate(
+        make_config(*words, "evaluation.temporal_window=2", f"output={tmp_path}/wide"), console=quiet()
+    )
+    wider = models.build("stan_tiny", **{**model.settings, "temporal_window": 2}).eval()
+    wider.load_state_dict(model.state_dict())
+    (clip,) = [clip for clip in open_clips("davis", davis_root, "trainval") if clip.name == "c"]
+    frames = clip.read(0, len(clip))
+    noisy = add_noise(frames, noises.build("gaussian"), 40, sequence="c")
+    output = stan.denoise(wider, noisy, 40, scenes=False).clamp(0, 1).numpy()
+    clean = frames.numpy().astype(np.float32) / np.float32(255)
+    psnr = np.mean([peak_signal_noise_ratio(x, y, data_range=1) for x, y in zip(clean, output)])
+    assert wide.sequences[0]["psnr"] == pytest.approx(psnr, abs=1e-4)
+    assert abs(narrow.sequences[0]["psnr"] - psnr) > 0.01
+    assert wide.methods[0]["settings"]["temporal_window"] == 2
+    assert "temporal window 2" in (tmp_path / "wide/report.html").read_text()
 
 
 def test_files_hold_the_figures_and_all_that_moves_them(

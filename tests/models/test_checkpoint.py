@@ -15,7 +15,7 @@ import torch
 
 import stan
 import stan.models
-from stan.errors import CheckpointError
+from stan.errors import CheckpointError, ConfigError
 from stan.models import Trained, VideoDenoiser
 from stan.models.attention import SpaceTimeAttention
 
@@ -203,6 +203,24 @@ def test_contents_that_do_not_fit(tmp_path: Path, model: VideoDenoiser) -> None:
         with pytest.raises(CheckpointError, match=message) as caught:
             stan.load(rewritten(tmp_path / f"{i}.ckpt", model, **change))
         assert "\n" not in str(caught.value)
+
+
+def test_other_settings_where_the_weights_fit(tmp_path: Path) -> None:
+    small = {"channels": [4, 4], "depths": [1, 1], "features": 2}
+    model = stan.models.build("stan_tiny", **small)
+    model.trained = Trained("gaussian", (0.0, 50.0), 3)
+    path = stan.models.save(model, tmp_path / "m.ckpt")
+    other = stan.load(path, temporal_window=5, window=1)
+    assert other.settings == {**model.settings, "temporal_window": 5, "window": 1}
+    assert (other.temporal_reach, other.trained, other.training) == (5, model.trained, False)
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+    assert stan.load(path).settings == model.settings
+    with pytest.raises(CheckpointError, match=r"m\.ckpt with features=3 does not fit model 'stan_tiny'"):
+        stan.load(path, features=3)
+    with pytest.raises(ConfigError, match="did you mean 'temporal_window'"):
+        stan.load(path, temporal_windo=3)
+    with pytest.raises(ConfigError, match="temporal_window=0"):
+        stan.load(path, temporal_window=0)
 
 
 def test_other_endings_and_unwritable_places(tmp_path: Path, model: VideoDenoiser) -> None:

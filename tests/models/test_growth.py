@@ -51,6 +51,12 @@ def test_it_computes_the_same(small: VideoDenoiser, larger: dict) -> None:
     assert all(torch.equal(value, small.state_dict()[key]) for key, value in before.items())
 
 
+def test_it_sees_more_frames(small: VideoDenoiser) -> None:
+    far = grown(small, seed=1, temporal_window=small.settings["temporal_window"] + 1)
+    assert far.temporal_reach == small.temporal_reach + 1
+    assert all(torch.equal(value, far.state_dict()[key]) for key, value in small.state_dict().items())
+
+
 def test_the_last_units_of_a_level_may_be_left_out() -> None:
     torch.manual_seed(0)
     deep = stan.models.build("stan_tiny", **SMALL | {"depths": [2, 2]}).eval()
@@ -111,6 +117,7 @@ def test_a_seed_makes_it_and_nothing_else(small: VideoDenoiser) -> None:
         ({"name": "stan_small"}, r"cannot grow to channels=\[64, 128, 192\]"),
         ({"name": "unet_tiny"}, "cannot grow into 'unet_tiny', which is of another kind"),
         ({"name": "nothing"}, "'nothing' is not known"),
+        ({"temporal_window": 0}, "temporal_window=0"),
     ],
 )
 def test_what_cannot_grow_is_one_line(small: VideoDenoiser, larger: dict, told: str) -> None:
