@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stan.config import Config
@@ -35,3 +35,8 @@ def picture_size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is not WxH, e.g. 1280x720")
     return int(width), int(height)
+
+
+def temporal_window(args: argparse.Namespace) -> dict[str, Any]:
+    """What --temporal-window changes of a network's settings, for `stan.models.load`."""
+    return {} if args.temporal_window is None else {"temporal_window": args.temporal_window}

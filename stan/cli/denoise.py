@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stan.cli.common import picture_size
+from stan.cli.common import picture_size, temporal_window
 from stan.cli.progress import progress_bar
 from stan.cli.streams import tell
 from stan.errors import ConfigError, StanError
@@ -238,8 +238,7 @@ def _model(args: argparse.Namespace) -> VideoDenoiser:
 
     device = choose(args.device)
     checkpoint = args.checkpoint or best_for(device.type).name
-    more = {} if args.temporal_window is None else {"temporal_window": args.temporal_window}
-    model = load(checkpoint, device, **more)
+    model = load(checkpoint, device, **temporal_window(args))
     if args.blind and not model.blind:
         raise StanError(f"{checkpoint} is not blind: it takes a noise level; use --sigma S or --sigma auto")
     return model

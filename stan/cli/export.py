@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stan.cli.common import picture_size
+from stan.cli.common import picture_size, temporal_window
 from stan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ HELP = "write a checkpoint as weights to hand on (.safetensors) or as a graph of
 EPILOG = """\
 examples:
   stan export runs/davis_tiny/best.ckpt mine.safetensors               # weights and configuration, no optimiser
+  stan export stan_tiny calm.safetensors --temporal-window 8           # the same weights, to merge more frames
   stan export stan_tiny stan_tiny.pt2 --size 854x480                   # a function of (noisy, sigma)
   stan export stan_tiny stan_tiny.pt2 --size 854x480 --flow input      # of (noisy, sigma, forward, backward)
 
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", metavar="CHECKPOINT", help="trained network: a file, or a name of `stan models`")
     add("output", metavar="OUTPUT", help="its ending says what: .safetensors, .ckpt, .pt2")
     add("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    reach = "frames that the network merges each side from now on (default: as many as before)"
+    add("--temporal-window", metavar="N", type=int, help=reach)
     graph = parser.add_argument_group("graph (.pt2)").add_argument
     graph("--size", metavar="WxH", type=picture_size, help="picture size, which is fixed")
     graph("--frames", metavar="T", type=int, help="frames of a clip (default: a frame and all that it uses)")
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             )
     from stan.models.release import release
 
-    model = release(args.checkpoint, output)
+    model = release(args.checkpoint, output, **temporal_window(args))
     parameters = sum(p.numel() for p in model.parameters())
     trained = f", trained for sigma {model.trained.levels}" if model.trained else ""
     print(f"{output}: {model.name}, {parameters:,} parameters{trained}, {_megabytes(output)}")
@@ -76,7 +79,7 @@ def _graph(args: argparse.Namespace, output: Path) -> int:
     from stan.models import load
     from stan.models.graph import write_graph
 
-    model = load(args.checkpoint, choose(args.device or "cpu"))
+    model = load(args.checkpoint, choose(args.device or "cpu"), **temporal_window(args))
     width, height = args.size
     dtype = torch.bfloat16 if args.precision == "bf16" else None
     flow = args.flow or "auto"

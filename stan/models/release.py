@@ -13,20 +13,22 @@ from stan.models.checkpoint import load, read, save
 ABSOLUTE = re.compile(r"(~|[A-Za-z]:)?[/\\]")
 
 
-def release(checkpoint: str | Path, path: str | Path) -> VideoDenoiser:
+def release(checkpoint: str | Path, path: str | Path, **settings: Any) -> VideoDenoiser:
     """Write the weights of a checkpoint for use, as ``.safetensors`` or ``.ckpt`` by the path's ending.
 
     Args:
         checkpoint: a file, or the name of weights that come with the package.
         path: of the new file.
+        settings: of the network, in place of the checkpoint's own, as for `load`.
 
     Returns:
         the network.
 
     Raises:
+        ConfigError: a setting that the network does not have, or an impossible value.
         CheckpointError: a checkpoint that cannot be used, another ending, or a file that cannot be written.
     """
-    model = load(checkpoint)
+    model = load(checkpoint, **settings)
     config = read(checkpoint)[1].get("config")
     save(model, path, portable(config) if isinstance(config, dict) else None)
     return model

@@ -50,6 +50,14 @@ def test_weights_are_the_same_network_without_the_rest(
     assert f"{out}: stan_tiny" in capsys.readouterr().out
 
 
+def test_weights_that_merge_more_frames_from_now_on(tmp_path: Path, checkpoint: Path) -> None:
+    out = tmp_path / "calm.safetensors"
+    assert main(["export", str(checkpoint), str(out), "--temporal-window", "4"]) == 0
+    before, after = stan.load(checkpoint), stan.load(out)
+    assert after.settings == {**before.settings, "temporal_window": 4}
+    assert all(torch.equal(value, after.state_dict()[key]) for key, value in before.state_dict().items())
+
+
 @pytest.mark.skipif(bool(WHY_NOT), reason=f"no native operator: {WHY_NOT}")
 def test_a_graph_by_the_ending(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "mine.pt2"
@@ -66,6 +74,7 @@ def test_a_graph_by_the_ending(tmp_path: Path, checkpoint: Path, capsys: pytest.
     ("words", "told"),
     [
         (["m.onnx"], "the search is no operator of ONNX"),
+        (["m.ckpt", "--temporal-window", "0"], "temporal_window=0 should be a whole number from 1 to 64"),
         (["m.pth"], "must end in .safetensors or .ckpt (weights) or .pt2 (graph)"),
         (["m.pt2"], "a graph is for one picture size: --size WxH"),
         (["m.safetensors", "--flow", "zero"], "--flow is for a graph"),
