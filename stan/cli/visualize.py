@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stan.cli.common import temporal_window
 from stan.errors import StanError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ Writes attention.png (frame --frame) and attention.mp4 (every frame) into --outp
 a point's matches, larger for more weight; the cross is where the flow points, the square the window searched there.
 Below are the flow and its correction by the best match: hue is direction, strength is length (see the wheel).
 
-  stan visualize stan_tiny in.mp4 --frames 7 --point 120,80 --point 200,140
+  stan visualize stan_tiny in.mp4 --temporal-window 3 --point 120,80 --point 200,140
 """
 
 
@@ -30,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", default="runs/attention", metavar="DIR", help="folder of the pictures (runs/attention)")
     add("--point", action="append", metavar="X,Y", help="a query point, in pixels; repeatable (three)")
     add("--start", type=int, default=0, metavar="N", help="first frame (0)")
-    add("--frames", type=int, default=7, metavar="N", help="frames taken (7)")
+    add("--frames", type=int, metavar="N", help="frames taken (7, or as many as the network sees at once)")
+    add("--temporal-window", type=int, metavar="N", help="frames seen each side (the network's own number)")
     add("--frame", type=int, metavar="N", help="the frame of the PNG, from --start on (the middle one)")
     add("--sigma", type=float, help="noise level, 8-bit units (estimated)")
     add("--add-noise", type=float, metavar="SIGMA", help="add white noise first: the video is clean")
@@ -45,16 +47,17 @@ def run(args: argparse.Namespace) -> int:
     from stan.data.noise import NumpyRandom
     from stan.data.noise import build as build_noise
     from stan.data.video import open_source
-    from stan.experiments.look import default_points, look, picture
+    from stan.experiments.look import default_points, frames_needed, look, picture
     from stan.files import replacing
     from stan.inference import estimate_sigma
     from stan.models.shipped import find
 
-    model = stan.models.load(find(args.checkpoint))
+    model = stan.models.load(find(args.checkpoint), **temporal_window(args))
     source = open_source(args.video)
-    count = min(args.frames, len(source) - args.start)
+    frames = max(7, frames_needed(model)) if args.frames is None else args.frames
+    count = min(frames, len(source) - args.start)
     if args.start < 0 or count < 1:
-        raise StanError(f"--start {args.start} --frames {args.frames}: {args.video} has {len(source)} frames")
+        raise StanError(f"--start {args.start} --frames {frames}: {args.video} has {len(source)} frames")
     video = source.read(args.start, args.start + count).float() / 255
     sigma = args.sigma
     if args.add_noise is not None:

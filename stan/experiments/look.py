@@ -76,6 +76,11 @@ class Looked:
         return flow, torch.where(here.any(-1)[..., None], offset - flow, 0.0)
 
 
+def frames_needed(model: VideoDenoiser) -> int:
+    """The frames of the shortest clip in which `look` can show where a network looks."""
+    return max(2, model.temporal_reach + 1 if model.causal else 2 * model.temporal_reach + 1)
+
+
 @torch.no_grad()
 def look(model: VideoDenoiser, video: Tensor, sigma: float | None, block: str | None = None) -> Looked:
     """Run a network and say where one of its attention blocks looked.
@@ -90,11 +95,11 @@ def look(model: VideoDenoiser, video: Tensor, sigma: float | None, block: str | 
         StanError: a network that does not attend, a clip that is too short or small, an unknown block.
     """
     h, w = (side // model.multiple * model.multiple for side in video.shape[-2:])
-    least = max(2, model.temporal_reach + 1 if model.causal else 2 * model.temporal_reach + 1)
+    least = frames_needed(model)
     if not h or not w or len(video) < least:
         raise StanError(
             f"the network needs {least} frames of at least {model.multiple}x{model.multiple} pixels, got {len(video)} "
-            f"of {video.shape[-1]}x{video.shape[-2]}"
+            f"of {video.shape[-1]}x{video.shape[-2]}; a smaller temporal window needs fewer frames"
         )
     noisy = video[None, ..., :h, :w].contiguous()
     if isinstance(model, TwoPass):
