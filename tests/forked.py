@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ class Run:
                 raise AssertionError(f"not ended after {seconds} s\n{self.stderr}")
             time.sleep(0.02)
         return int((self.folder / "code").read_text())
+
+    def until(self, condition: Callable[[], object], seconds: float = 120) -> None:
+        """Return as soon as this holds, which must be while the process runs."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert not self.ended, self.stderr
+            assert time.monotonic() < end, "nothing happened"
+            time.sleep(0.005)
 
     @property
     def stdout(self) -> str:

@@ -52,6 +52,26 @@ def test_a_video_file(run_stan: Callable, tmp_path: Path, clip: Path, checkpoint
     assert os.listdir(tmp_path) == ["out.mkv"]
 
 
+def test_another_temporal_window(tmp_path: Path, clip: Path) -> None:
+    """`denoise --temporal-window` gives what weights exported with that window give, and not what they give as they
+    are."""
+    narrow = tmp_path / "narrow.safetensors"
+    assert main(["export", "stan_tiny", str(narrow), "--temporal-window", "1"]) == 0
+    for name, words in (
+        ("asked", ["--temporal-window", "1"]),
+        ("own", []),
+        ("narrow", ["--checkpoint", str(narrow)]),
+    ):
+        assert (
+            main(["denoise", str(clip), str(tmp_path / f"{name}.mkv"), "--sigma", "20", "--lossless", *words])
+            == 0
+        )
+    asked, own, exported = (
+        decode_by_ffmpeg(tmp_path / f"{name}.mkv", "yuv420p") for name in ("asked", "own", "narrow")
+    )
+    assert asked == exported != own
+
+
 def test_no_sigma_is_estimated_and_said_in_one_line(
     tmp_path: Path, clip: Path, checkpoints: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,6 @@ def pieces(out: Path) -> dict[str, int]:
     return {p.name + p.parent.name: p.stat().st_mtime_ns for p in (out / "parts").rglob("*.json")}
 
 
-def wait_for(condition: Callable[[], object], run: Run, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert not run.ended, run.stderr
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.005)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(davis_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The rows of that evaluation by one process in one go."""
@@ -57,7 +48,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_table(
 ) -> None:
     out = tmp_path / "killed"
     run = run_stan.start(*command(out, davis_root))
-    wait_for(lambda: len(pieces(out)) >= 6, run)
+    run.until(lambda: len(pieces(out)) >= 6)
     os.kill(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     before = pieces(out)
@@ -101,7 +92,7 @@ def test_processes_of_torchrun_share_the_work_and_outlive_each_other(
         return run_stan.start(*command(out, davis_root))
 
     second = start(1)
-    wait_for(lambda: list((out / "parts").rglob("c-10-*.json")), second)
+    second.until(lambda: list((out / "parts").rglob("c-10-*.json")))
     assert not list((out / "parts").rglob("a-10-*.json"))
     first = start(0)
     while not (first.ended or second.ended) and len(pieces(out)) < 18:
@@ -116,7 +107,7 @@ def test_processes_of_torchrun_share_the_work_and_outlive_each_other(
 def test_interrupting_says_how_to_go_on(run_stan: Forks, davis_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
     run = run_stan.start(*command(out, davis_root))
-    wait_for(lambda: len(pieces(out)) >= 3, run)
+    run.until(lambda: len(pieces(out)) >= 3)
     os.kill(run.pid, signal.SIGINT)
     assert run.wait(60) == 130
     assert "Traceback" not in run.stderr

@@ -45,14 +45,6 @@ def words(davis_root: Path) -> Callable[..., list[str]]:
     return lambda output, *more: [*TINY, f"data.root={davis_root}", f"output={output}", *more]
 
 
-def wait_for(condition: Callable[[], bool], run: Run, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert not run.ended, run.stderr
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.005)
-
-
 def ranks(run: Run) -> list[int]:
     """The processes of a training, which a fork server below it has started; the first is rank 0."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
@@ -202,7 +194,7 @@ def test_no_folder_is_left_of_a_training_that_never_began(tmp_path: Path, run_st
 def test_two_trainings_in_one_folder(run_stan: Forks, words: Callable, tmp_path: Path) -> None:
     """The second is refused; a lock left by a killed one is no obstacle, nor are its half-written files."""
     first = run_stan.start(*words(tmp_path, "trainer.max_steps=9999", "trainer.checkpoint_every=1"))
-    wait_for((tmp_path / "last.ckpt").exists, first)
+    first.until((tmp_path / "last.ckpt").exists)
     assert "training going on" in one_line(run_stan(*words(tmp_path, "trainer.max_steps=2"), code=2))
     tuning = "finetune", *words(tmp_path, "trainer.max_steps=2", "checkpoint=stan_tiny")[1:]
     assert "training going on" in one_line(run_stan(*tuning, code=2))
@@ -273,7 +265,7 @@ def test_two_processes_are_one_with_their_batches(run_stan: Forks, words: Callab
     run = run_stan.start(
         *words(tmp_path / "stop", "trainer.max_steps=9999", "trainer.devices=2", "trainer.checkpoint_every=2")
     )
-    wait_for((tmp_path / "stop/last.ckpt").exists, run)
+    run.until((tmp_path / "stop/last.ckpt").exists)
     os.kill(ranks(run)[1], signal.SIGTERM)
     assert run.wait(60) == 130, run.stderr
     stopped = json.loads((tmp_path / "stop/summary.json").read_text())
@@ -296,7 +288,7 @@ def test_a_process_that_fails_or_is_killed_ends_all(run_stan: Forks, words: Call
         *words(tmp_path / "out", "trainer.max_steps=9999", "trainer.devices=2", "trainer.checkpoint_every=2")
     )
     start = (tmp_path / "out/last.ckpt").stat().st_mtime_ns
-    wait_for(lambda: (tmp_path / "out/last.ckpt").stat().st_mtime_ns != start, run)
+    run.until(lambda: (tmp_path / "out/last.ckpt").stat().st_mtime_ns != start)
     mine = ranks(run)
     os.kill(mine[1], signal.SIGKILL)
     begun = time.monotonic()

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,14 +97,6 @@ def test_another_seed_gives_other_losses(
     assert logged(tmp_path / "other")[1] != logged(straight)[1]
 
 
-def wait_for(condition: Callable[[], bool], run: Run, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert not run.ended, run.stderr
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.005)
-
-
 def test_killed_training_resumes_to_the_same_weights(
     run_stan: Forks, davis_root: Path, straight: Path, tmp_path: Path
 ) -> None:
@@ -113,7 +104,7 @@ def test_killed_training_resumes_to_the_same_weights(
     output = tmp_path / "killed"
     command = words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=4")
     run = run_stan.start(*command)
-    wait_for((output / "last.ckpt").exists, run)
+    run.until((output / "last.ckpt").exists)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     steps = torch.load(output / "last.ckpt", weights_only=True)["stan"]["trained"]["steps"]
@@ -140,7 +131,7 @@ def test_a_signal_saves_the_state_and_the_same_command_goes_on(
     output = tmp_path / "stopped"
     command = words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=3")
     run = run_stan.start(*command)
-    wait_for((output / "last.ckpt").exists, run)
+    run.until((output / "last.ckpt").exists)
     send(run.pid, number)  # a session of its own: the process group that Ctrl-C reaches in a terminal
     code = run.wait(120)
     assert not {"Traceback", "defect"} & set(run.stderr.split()), run.stderr
@@ -161,7 +152,7 @@ def test_a_killed_loader_is_started_anew_and_the_weights_are_the_same(
 ) -> None:
     output = tmp_path / "killed"
     run = run_stan.start(*words(davis_root, output, "trainer.max_steps=12", "trainer.checkpoint_every=3"))
-    wait_for((output / "last.ckpt").exists, run)
+    run.until((output / "last.ckpt").exists)
     (loader,) = loaders(run)
     os.kill(loader, signal.SIGKILL)
     assert run.wait(120) == 0, run.stderr
