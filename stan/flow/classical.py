@@ -117,19 +117,20 @@ class DISFlow(PairwiseFlow):
     """Dense inverse search (Kroeger et al., ECCV 2016) of OpenCV: fast, the default for estimated flow.
 
     Args:
-        preset: OpenCV's presets, by rising cost.
+        preset: ultrafast, fast and medium are OpenCV's, by rising cost; smooth is for frames that were noisy: down
+            to half resolution like medium, at half of its cost, with a stronger smoothness term.
     """
 
     def __init__(
         self,
         *,
-        preset: Literal["ultrafast", "fast", "medium"] = "medium",
+        preset: Literal["ultrafast", "fast", "medium", "smooth"] = "medium",
         blur: Blur = 0.7,
         downscale: Downscale = 1,
         threads: Threads = None,
     ) -> None:
         super().__init__(**named(locals()))
-        self.preset: int = getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{preset.upper()}")
+        self.preset: str = preset
 
     @property
     def version(self) -> str:
@@ -138,7 +139,7 @@ class DISFlow(PairwiseFlow):
 
     def pair(self, first: Image, second: Image) -> np.ndarray:
         """DIS flow of one pair; the estimator object holds buffers, so each call makes its own."""
-        estimator = cv2.DISOpticalFlow.create(self.preset)
+        estimator = self._estimator()
         patch = estimator.getPatchSize()
         sides = first.shape
         # The coarsest pyramid level as OpenCV computes it. Where it is finer than the preset's finest level,
@@ -147,6 +148,19 @@ class DISFlow(PairwiseFlow):
         estimator.setFinestScale(max(0, min(estimator.getFinestScale(), coarsest)))
         # OpenCV's stubs ask for an array where its code takes none; one given would be the initial guess.
         return estimator.calc(first, second, None)  # type: ignore[call-overload]
+
+    def _estimator(self) -> cv2.DISOpticalFlow:
+        if self.preset != "smooth":
+            return cv2.DISOpticalFlow.create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{self.preset.upper()}"))
+        # What cleaning left of the noise moves a flow that follows the pictures closely. So smoothness counts three
+        # times as much as by default, brightness twice as much beside its gradient, and patches move by fewer steps.
+        estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        estimator.setFinestScale(1)
+        estimator.setPatchStride(5)
+        estimator.setGradientDescentIterations(8)
+        estimator.setVariationalRefinementAlpha(60.0)
+        estimator.setVariationalRefinementDelta(10.0)
+        return estimator
 
 
 @sources.register("farneback")

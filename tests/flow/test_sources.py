@@ -51,6 +51,19 @@ def test_translation_is_found(name: str, motion: tuple[float, float]) -> None:
         assert errors(flow.backward[0, t + 1], back).mean() < 0.2
 
 
+def test_the_smooth_preset_is_moved_less_by_what_is_left_of_noise() -> None:
+    def error(preset: str) -> float:
+        source = stan.flow.build("dis", preset=preset)
+        found = []
+        for seed, motion in enumerate([(3.0, 0.0), (0.0, -2.0), (1.3, 0.6), (-4.5, 2.25)] * 2):
+            clean = translated(motion, frames=2)
+            noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+            found.append(errors(source(clean + 0.04 * noise).forward[0, 0], motion).mean())
+        return float(torch.stack(found).mean())
+
+    assert error("smooth") < 0.9 * min(error("fast"), error("medium"))
+
+
 @pytest.mark.parametrize("name", ESTIMATED)
 @pytest.mark.parametrize("downscale", [2, 4])
 def test_translation_is_found_at_reduced_size(name: str, downscale: int) -> None:
