@@ -1,13 +1,14 @@
 """The figures by which docs/results.md compares networks: PSNR on short clips, and what they gain from time.
 
     python scripts/variant_figures.py CHECKPOINT... [--davis data/DAVIS] [--sigmas 10 30 50]
-    python scripts/variant_figures.py CHECKPOINT... --frames 16 --middle 4 --temporal-windows 3 5 8
+    python scripts/variant_figures.py CHECKPOINT... --frames 16 --middle 4 --with temporal_window=3 temporal_window=8
 
 The clips: the middle 288x480 of the first 8 frames (`--frames`) of dog, drift-chicane and judo (DAVIS val), and two
 photographs of scikit-image at 192x128 under a camera that drifts sideways by 0.7 (chelsea) and 0.9 pixels a frame
 (coffee), and a third of that down. Gaussian noise, the level told. "Gain" is the PSNR of a clip minus that of its
 frames one at a time by the same network with the same noise. Takes a few minutes a network on two cores; `stan
-evaluate` measures whole sequences.
+evaluate` measures whole sequences. `--with` changes settings that no weight depends on, a row for each word
+(`flow_settings.preset=fast`; several at once: `window=1,patch=5`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import cv2
 import numpy as np
 import skimage.data
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 import stan
@@ -46,7 +48,14 @@ def main() -> None:
     parser.add_argument("--sigmas", type=float, nargs="+", default=[10.0, 30.0, 50.0])
     parser.add_argument("--frames", type=int, default=8, help="of a clip (%(default)s)")
     parser.add_argument("--middle", type=int, help="measure so many frames in the middle of a clip (all)")
-    parser.add_argument("--temporal-windows", type=int, nargs="+", help="in place of the networks' own")
+    parser.add_argument(
+        "--with",
+        dest="changes",
+        nargs="+",
+        default=[""],
+        metavar="KEY=VALUE",
+        help="change settings of the networks",
+    )
     args = parser.parse_args()
 
     val = {name: middle(args.davis, name, args.frames) for name in SEQUENCES}
@@ -55,8 +64,9 @@ def main() -> None:
     inner = slice(cut, args.frames - cut)
     levels = "  ".join(f"{sigma:5g}" for sigma in args.sigmas)
     print(f"{'network':30}  {levels}   mean   gain" + "".join(f"  {name:>14}" for name in photos), flush=True)
-    for checkpoint, wt in product(args.checkpoints, args.temporal_windows or [None]):
-        model = stan.load(checkpoint, **({} if wt is None else {"temporal_window": wt}))
+    for checkpoint, change in product(args.checkpoints, args.changes):
+        settings = OmegaConf.to_container(OmegaConf.from_dotlist(change.split(",") if change else []))
+        model = stan.load(checkpoint, **settings)
         rows = [
             [measured(model, clip, name, sigma, inner) for name, clip in val.items()] for sigma in args.sigmas
         ]
@@ -67,7 +77,7 @@ def main() -> None:
         for name, clip in photos.items():
             together, alone = measured(model, clip, name, 30.0, inner)
             line += f"  {together:.2f} ({together - alone:+.2f})"
-        label = checkpoint if wt is None else f"{checkpoint}, wt {wt}"
+        label = f"{checkpoint} {change}".strip()
         print(f"{label[-30:]:30}  {line}", flush=True)
 
 

@@ -117,8 +117,8 @@ class DISFlow(PairwiseFlow):
     """Dense inverse search (Kroeger et al., ECCV 2016) of OpenCV: fast, the default for estimated flow.
 
     Args:
-        preset: ultrafast, fast and medium are OpenCV's, by rising cost; smooth is for frames that were noisy: down
-            to half resolution like medium, at half of its cost, with a stronger smoothness term.
+        preset: ultrafast, fast and medium are OpenCV's, by rising cost; smooth is for frames that were noisy: fast,
+            but down to half resolution like medium, and with a stronger smoothness term.
     """
 
     def __init__(
@@ -153,11 +153,9 @@ class DISFlow(PairwiseFlow):
         if self.preset != "smooth":
             return cv2.DISOpticalFlow.create(getattr(cv2, f"DISOPTICAL_FLOW_PRESET_{self.preset.upper()}"))
         # What cleaning left of the noise moves a flow that follows the pictures closely. So smoothness counts three
-        # times as much as by default, brightness twice as much beside its gradient, and patches move by fewer steps.
+        # times as much as by default, and brightness twice as much beside its gradient.
         estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         estimator.setFinestScale(1)
-        estimator.setPatchStride(5)
-        estimator.setGradientDescentIterations(8)
         estimator.setVariationalRefinementAlpha(60.0)
         estimator.setVariationalRefinementDelta(10.0)
         return estimator
