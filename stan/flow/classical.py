@@ -117,8 +117,8 @@ class DISFlow(PairwiseFlow):
     """Dense inverse search (Kroeger et al., ECCV 2016) of OpenCV: fast, the default for estimated flow.
 
     Args:
-        preset: ultrafast, fast and medium are OpenCV's, by rising cost; smooth is for frames that were noisy: fast,
-            but down to half resolution like medium, and with a stronger smoothness term.
+        preset: OpenCV's, by rising cost, and smooth, for frames that were noisy: fast, but down to half resolution
+            like medium, and with a stronger smoothness term.
     """
 
     def __init__(
