@@ -54,7 +54,7 @@ def main() -> None:
         nargs="+",
         default=[""],
         metavar="KEY=VALUE",
-        help="change settings of the networks",
+        help="settings in place of the networks' own",
     )
     args = parser.parse_args()
 
@@ -78,7 +78,7 @@ def main() -> None:
             together, alone = measured(model, clip, name, 30.0, inner)
             line += f"  {together:.2f} ({together - alone:+.2f})"
         label = f"{checkpoint} {change}".strip()
-        print(f"{label[-30:]:30}  {line}", flush=True)
+        print(f"{label:30}  {line}", flush=True)
 
 
 def middle(davis: Path, name: str, frames: int) -> Tensor:
