@@ -180,6 +180,20 @@ def complete(
     return values
 
 
+def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with some changed: of a section those keys that are given, while another component begins with its own
+    defaults in place of what belonged to the one before."""
+    result = dict(settings)
+    for name, value in changes.items():
+        before = settings.get(name)
+        sections = isinstance(before, Mapping) and isinstance(value, Mapping)
+        result[name] = {**before, **value} if sections else value  # type: ignore[dict-item]
+    for name in changes.keys() & settings.keys():
+        if (own := companion(name)) in settings and changes[name] != settings[name]:
+            result[own] = changes.get(own, {})
+    return result
+
+
 def named(scope: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a constructor, for its base: ``super().__init__(**named(locals()))`` in its first line."""
     return {name: value for name, value in scope.items() if name not in ("self", "__class__")}

@@ -31,6 +31,7 @@ from stan.imports import import_modules
 from stan.models.base import Trained, VideoDenoiser
 from stan.models.registry import build
 from stan.models.shipped import find
+from stan.settings import changed
 from stan.version import __version__
 
 FORMAT = 2
@@ -139,7 +140,8 @@ def load(path: str | Path, device: str | torch.device = "cpu", **settings: Any) 
         path: a file, or the name of weights that come with the package.
         device: where the model is to be.
         settings: of the network, in place of the checkpoint's own, where its weights fit all the same:
-            ``temporal_window=8`` looks at more frames than it was trained with. See ``docs/models.md``.
+            ``temporal_window=8`` looks at more frames than it was trained with, ``flow="pyramid"`` where another
+            offset source points; of ``flow_settings`` those that are not given stay. See ``docs/models.md``.
 
     Raises:
         ConfigError: a setting that the network does not have, or an impossible value.
@@ -157,7 +159,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", **settings: Any) 
             raise CheckpointError(missing[0] if missing else str(error)) from error
     origin = str(path)
     if settings:
-        trained, model = model.trained, build(model.name, **{**model.settings, **settings})
+        trained, model = model.trained, build(model.name, **changed(model.settings, settings))
         model.trained = trained
         origin += " with " + ", ".join(f"{key}={value}" for key, value in settings.items())
     load_weights(model, weights, origin)

@@ -223,6 +223,27 @@ def test_other_settings_where_the_weights_fit(tmp_path: Path) -> None:
         stan.load(path, temporal_window=0)
 
 
+def test_a_part_changes_key_by_key_or_begins_with_its_own_settings(tmp_path: Path) -> None:
+    dis = {"preset": "smooth", "blur": 0.4}
+    small = {"channels": [4, 4], "depths": [1, 1], "features": 2, "flow_settings": dis}
+    path = stan.models.save(stan.models.build("stan_tiny", **small), tmp_path / "m.ckpt")
+
+    def source(**changes: Any) -> tuple[str, dict[str, Any]]:
+        settings = stan.load(path, **changes).settings
+        return settings["flow"], settings["flow_settings"]
+
+    name, own = source()
+    assert (name, own | dis) == ("dis", own)
+    assert source(flow_settings={"blur": 0}) == source(flow="dis", flow_settings={"blur": 0})
+    assert source(flow_settings={"blur": 0}) == ("dis", own | {"blur": 0.0})
+    assert source(flow_settings={}) == source(temporal_window=2) == source()
+    assert source(flow="zero") == ("zero", {})
+    farneback = stan.models.build("stan_tiny", flow="farneback", flow_settings={"window": 9}).settings
+    assert source(flow="farneback", flow_settings={"window": 9}) == ("farneback", farneback["flow_settings"])
+    with pytest.raises(ConfigError, match="no setting 'preset'"):
+        source(flow="zero", flow_settings={"preset": "fast"})
+
+
 def test_other_endings_and_unwritable_places(tmp_path: Path, model: VideoDenoiser) -> None:
     with pytest.raises(CheckpointError, match="must end in"):
         stan.models.save(model, tmp_path / "model.pth")
