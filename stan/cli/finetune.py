@@ -23,11 +23,15 @@ def run(args: argparse.Namespace) -> int:
 
     result, gains = finetune(config)
     if gains:
-        table = Table("sigma", "level", "noisy", "before", "after", "change", title="Validation PSNR, dB")
+        mixed = len({(gain.noise, gain.task) for gain in gains}) > 1
+        columns = ["sigma", *(["noise"] if mixed else []), "level", "noisy", "before", "after", "change"]
+        table = Table(*columns, title="Validation PSNR, dB")
         for gain in gains:
+            noise = gain.noise if gain.task == "denoise" else f"{gain.task}, {gain.noise}"
             change = gain.after - gain.before
             figures = [f"{psnr:.2f}" for psnr in (gain.psnr_noisy, gain.before, gain.after)]
             colour = "green" if change > 0 else "red"
-            table.add_row(f"{gain.sigma:g}", gain.origin, *figures, f"[{colour}]{change:+.2f}")
+            named = [noise] if mixed else []
+            table.add_row(f"{gain.sigma:g}", *named, gain.origin, *figures, f"[{colour}]{change:+.2f}")
         Console().print(table)
     return report(result)

@@ -60,17 +60,23 @@ def _network_notes(plan: Plan, method: Network) -> Iterator[str]:
 
 def _seen_in_training(plan: Plan, data: dict[str, Any]) -> list[str]:
     """Sequences of the evaluation that were in the training data, as far as split lists that are here can tell."""
+    parts = data.get("parts") or [{}]  # a mixture: each part departs from the whole
+    trained = {name for part in parts if isinstance(part, dict) for name in _names(plan, {**data, **part})}
+    return [clip.name for clip in plan.clips if clip.name in trained]
+
+
+def _names(plan: Plan, data: dict[str, Any]) -> set[str]:
+    """The sequences of a data set that was trained on, if it is the one that is evaluated on."""
     ours = plan.config.data
     if data.get("kind") != ours.kind:
-        return []
+        return set()
     split = data.get("split")
     same_root = Path(str(data.get("root"))).resolve() == Path(ours.root).resolve()
     if not same_root and (
         ours.kind != "davis" or not split
     ):  # names tell sequences apart within one data set
-        return []
+        return set()
     try:
-        trained = {clip.name for clip in open_clips(ours.kind, ours.root, split, ours.noisy)}
+        return {clip.name for clip in open_clips(ours.kind, ours.root, split, ours.noisy)}
     except StanError:
-        return []
-    return [clip.name for clip in plan.clips if clip.name in trained]
+        return set()

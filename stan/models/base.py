@@ -26,6 +26,7 @@ class Trained:
         task: what it undoes beside the noise; "denoise": nothing.
         task_settings: how strong that was.
         scale: the video it restores was enlarged by this factor first.
+        replayed: what earlier trainings undid and the last one kept up, as plain data (`training.conditions`).
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Trained:
     task: str = "denoise"
     task_settings: dict[str, Any] = field(default_factory=dict)
     scale: int = 1
+    replayed: tuple[dict[str, Any], ...] = ()
 
     @property
     def low(self) -> float:
@@ -59,6 +61,8 @@ class Trained:
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for a checkpoint."""
         record = {"kind": self.kind, "sigma": [float(s) for s in self.sigma], "steps": int(self.steps)}
+        if self.replayed:
+            record["replayed"] = list(self.replayed)
         if self.task != "denoise":
             record |= {"task": self.task, "task_settings": self.task_settings, "scale": self.scale}
         return record
@@ -85,6 +89,7 @@ class Trained:
             task=str(record.get("task", "denoise")),
             task_settings=dict(record.get("task_settings", {})),
             scale=scale,
+            replayed=tuple(dict(entry) for entry in record.get("replayed", ())),
         )
 
 

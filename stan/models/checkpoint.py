@@ -15,7 +15,7 @@ import pickle
 import threading
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +150,20 @@ def load(path: str | Path, device: str | torch.device = "cpu", **settings: Any) 
     """
     weights, record = read(path)
     try:
-        model = _make(record, path)
-    except CheckpointError:
+        model = _make(record, path, settings)
+    except (CheckpointError, ConfigError):
         missing = import_modules(imports_of(record), f"checkpoint {path}")
         try:
-            model = _make(record, path)
+            model = _make(record, path, settings)
         except CheckpointError as error:
             raise CheckpointError(missing[0] if missing else str(error)) from error
     origin = str(path)
     if settings:
-        trained, model = model.trained, build(model.name, **changed(model.settings, settings))
-        model.trained = trained
         origin += " with " + ", ".join(f"{key}={value}" for key, value in settings.items())
+    if model.settings.get("flow") != record["model"]["settings"].get("flow") and not any(
+        model.source.parameters()
+    ):
+        weights = _with_own(weights, model, "source.")
     load_weights(model, weights, origin)
     for key, value in model.state_dict().items():
         if not bool(value.isfinite().all()):
@@ -179,16 +181,26 @@ def imports_of(record: dict[str, Any]) -> list[str]:
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
-def _make(record: dict[str, Any], path: str | Path) -> VideoDenoiser:
-    """The network that a record describes, with fresh weights; modules are imported only if it needs them."""
+def _with_own(weights: dict[str, Tensor], model: VideoDenoiser, prefix: str) -> dict[str, Tensor]:
+    """A checkpoint's weights, but the model's own where their names begin so."""
+    own = {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
+    return {key: value for key, value in weights.items() if not key.startswith(prefix)} | own
+
+
+def _make(record: dict[str, Any], path: str | Path, changes: Mapping[str, Any]) -> VideoDenoiser:
+    """The network that a record describes, with `changes` and fresh weights; modules are imported only if it needs
+    them."""
     try:
+        name, settings = record["model"]["name"], record["model"]["settings"]
         with _no_larger_than(find(path).stat().st_size):
-            model = build(record["model"]["name"], **record["model"]["settings"])
+            model = build(name, **changed(settings, changes))
         model.trained = Trained.from_dict(record["trained"]) if record.get("trained") else None
         return model
     except KeyError as error:
         reason = f"its description lacks {error}"
     except (ConfigError, TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        if changes and isinstance(error, ConfigError):
+            raise
         reason = first_line(error)
         if isinstance(error, MemoryError) or "allocate memory" in reason:
             reason = "its settings ask for more memory than there is"

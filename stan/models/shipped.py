@@ -75,7 +75,7 @@ def find(checkpoint: str | Path) -> Path:
         CheckpointError: if it is neither; names the nearest weights.
     """
     path = Path(checkpoint)
-    if path.exists() or path.suffix or path.parent != Path("."):
+    if path.is_file() or path.suffix or path.parent != Path("."):  # a folder is no checkpoint
         return path
     known = {weights.name: weights.path for weights in shipped()}
     if path.name in known:

@@ -5,46 +5,41 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
-import sys
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from stan import models
 from stan.config import Config, ModelConfig
-from stan.data import degradation
-from stan.data.noise import build as build_noise
-from stan.data.noise import parse_sigma
-from stan.data.pairs import RECORDED
-from stan.data.sources import takes_noisy
-from stan.device import choose
 from stan.errors import CheckpointError, ConfigError, nearest
 from stan.files import write_text
 from stan.models import VideoDenoiser
-from stan.models.checkpoint import read
 from stan.models.growth import grown
-from stan.training.checkpoints import LAST
+from stan.training.conditions import Condition, conditions_of, shared_out
 from stan.training.fit import Fit, fit
+from stan.training.gains import gain_levels, measured_before, validate
 from stan.training.lock import only_training
-from stan.training.module import Replay
-from stan.training.validation import open_validation_clips, score
 
-BEFORE = "before.json"
 REPORT = "finetune.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Gain:
-    """Validation PSNR at one noise level before and after fine-tuning."""
+    """Validation PSNR (dB) at one noise level before and after fine-tuning."""
 
     sigma: float
     origin: str  # "old": a level of the checkpoint's training; "new": of this one; "both"
     psnr_noisy: float
     before: float
     after: float
+    noise: str
+    task: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON, which has no number for the PSNR of frames without noise: null."""
+        return {key: None if value == math.inf else value for key, value in dataclasses.asdict(self).items()}
 
 
 def finetune(config: Config) -> tuple[Fit, list[Gain]]:
@@ -66,26 +61,27 @@ def finetune(config: Config) -> tuple[Fit, list[Gain]]:
     if frozen:
         print(f"{frozen} parameter tensors stay as they are")
     replay = replay_of(checkpoint, config)
-    levels = gain_levels(network, config)
-    output = Path(config.output)
-    with only_training(output):
-        if config.resume != "never" and (output / LAST).exists() and (output / BEFORE).exists():
-            known = json.loads((output / BEFORE).read_text())
-            before = {float(sigma): tuple(pair) for sigma, pair in known.items()}
-        else:
-            before = validate(network, config, list(levels))
-            write_text(output / BEFORE, json.dumps({str(sigma): pair for sigma, pair in before.items()}))
+    levels = gain_levels(checkpoint, config)
+    with only_training(Path(config.output)):
+        before = measured_before(network, checkpoint, config, levels)
         state = optimizer_state(Path(checkpoint)) if config.finetune.keep_optimizer else None
         result = fit(config, network, label="finetune", optimizer_state=state, replay=replay)
         if result.interrupted:
             return result, []
-        after = validate(result.network, config, list(levels))
+        after = validate(result.network, config, levels)
         gains = [
-            Gain(sigma, origin, before[sigma][0], before[sigma][1], after[sigma][1])
-            for sigma, origin in levels.items()
+            Gain(
+                level.sigma,
+                level.origin,
+                *old,
+                new[1],
+                level.condition.noise.kind,
+                level.condition.degradation.task,
+            )
+            for level, old, new in zip(levels, before, after)
         ]
-        report = {"checkpoint": checkpoint, "gains": [dataclasses.asdict(gain) for gain in gains]}
-        write_text(output / REPORT, json.dumps(report, indent=2) + "\n")
+        report = {"checkpoint": checkpoint, "gains": [gain.to_dict() for gain in gains]}
+        write_text(Path(config.output) / REPORT, json.dumps(report, indent=2) + "\n")
     return result, gains
 
 
@@ -105,37 +101,6 @@ def grow(network: VideoDenoiser, asked: dict[str, Any], seed: int) -> VideoDenoi
         if key in ("channels", "depths") and not isinstance(value, list):
             raise ConfigError(f"finetune.grow.{key}={value!r} must be a list, one number for each level")
     return grown(network, seed=seed, **asked)
-
-
-def gain_levels(network: VideoDenoiser, config: Config) -> dict[float, str]:
-    """The levels to report, low to high, and whether each is old, new or both."""
-    sigmas = parse_sigma(config.noise.sigma)
-    if takes_noisy(config.data.kind):
-        return {sigmas.low: "new"}  # what is recorded has no other level
-    new = _ends_and_middle(sigmas.low, sigmas.high)
-    old = _ends_and_middle(*network.trained.sigma) if network.trained else set()
-    return {
-        sigma: "both" if sigma in old and sigma in new else "old" if sigma in old else "new"
-        for sigma in sorted(old | new)
-    }
-
-
-def validate(network: VideoDenoiser, config: Config, sigmas: list[float]) -> dict[float, tuple[float, float]]:
-    """Mean PSNR over the validation clips, sigma -> (noisy, denoised) in dB."""
-    device = choose(config.trainer.accelerator)
-    noise = build_noise(config.noise.kind, **config.noise.settings)
-    worse = degradation.build(config.task, **config.task_settings)
-    clips = open_validation_clips(config)
-    network = network.to(device).eval()
-    jobs = [(sigma, index) for sigma in sigmas for index in range(len(clips))]
-    sums = {sigma: [0.0, 0.0] for sigma in sigmas}
-    console, hidden = Console(stderr=True), not sys.stderr.isatty()
-    for sigma, index in track(jobs, "validate", console=console, transient=True, disable=hidden):
-        result = score(network, clips[index], sigma, noise, worse, config.seed, device)
-        sums[sigma][0] += result.psnr_noisy
-        sums[sigma][1] += result.psnr
-    network.cpu()
-    return {sigma: (noisy / len(clips), denoised / len(clips)) for sigma, (noisy, denoised) in sums.items()}
 
 
 def freeze(network: VideoDenoiser, patterns: list[str]) -> int:
@@ -178,28 +143,18 @@ def optimizer_state(path: Path) -> dict[str, Any]:
     return {**states[0], "names": content.get("parameter_names")}
 
 
-def replay_of(checkpoint: str, config: Config) -> Replay | None:
-    """What the checkpoint's own training undid, for a share of ``finetune.replay`` of the clips.
+def replay_of(checkpoint: str, config: Config) -> tuple[Condition, ...]:
+    """What the trainings behind the checkpoint undid, for ``finetune.replay`` of the clips.
 
     Raises:
         CheckpointError: when the checkpoint does not say what it was trained for.
     """
     if not config.finetune.replay:
-        return None
-    _, record = read(checkpoint)
-    if (record.get("trained") or {}).get("kind") == RECORDED:
-        raise CheckpointError(
-            f"{checkpoint} was trained on recorded pairs, whose noise cannot be made again: set finetune.replay=0"
-        )
-    before = record.get("config") or {}
-    noise = before.get("noise")
-    if not noise:
-        raise CheckpointError(
-            f"{checkpoint} does not say which noise it was trained for: set finetune.replay=0"
-        )
-    earlier = build_noise(noise["kind"], **(noise.get("settings") or {}))
-    worse = degradation.build(before.get("task") or "denoise", **(before.get("task_settings") or {}))
-    return Replay(config.finetune.replay, worse, earlier, parse_sigma(noise["sigma"]))
+        return ()
+    try:
+        return shared_out(conditions_of(checkpoint), config.finetune.replay)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}: set finetune.replay=0") from error
 
 
 def _model_config(network: VideoDenoiser) -> ModelConfig:
@@ -210,7 +165,3 @@ def _model_config(network: VideoDenoiser) -> ModelConfig:
         blind=settings.pop("blind", None),
         settings=settings,
     )
-
-
-def _ends_and_middle(low: float, high: float) -> set[float]:
-    return {low} if low == high else {low, (low + high) / 2, high}

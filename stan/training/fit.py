@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from stan.config import Config, to_yaml
 from stan.files import write_text
 from stan.models import VideoDenoiser
 from stan.training.checkpoints import BEST, LAST, Checkpoints
+from stan.training.conditions import Condition
 from stan.training.data_module import ClipsModule
 from stan.training.health import Health
 from stan.training.lock import only_training
-from stan.training.module import DenoisingModule, Replay
+from stan.training.module import DenoisingModule
 from stan.training.optimizer import named_groups
 from stan.training.progress import TrainingProgress
 from stan.training.ranks import outside_rank, run_together, started_from_outside
@@ -91,7 +93,7 @@ def fit(
     *,
     label: str,
     optimizer_state: dict[str, Any] | None = None,
-    replay: Replay | None = None,
+    replay: Sequence[Condition] = (),
 ) -> Fit:
     """Train ``network`` as the configuration says; the engine of :func:`train` and fine-tuning.
 
@@ -102,7 +104,7 @@ def fit(
         network: starting weights.
         label: the word before the progress bar.
         optimizer_state: state of AdamW to start from; None starts afresh. A resumed run ignores it.
-        replay: noise of an earlier training to keep up.
+        replay: what earlier trainings undid, to be kept up.
 
     Raises:
         StanError: for what cannot be used, and for a training that cannot go on.
@@ -143,7 +145,7 @@ class Job:
     label: str
     start: Start
     optimizer_state: dict[str, Any] | None
-    replay: Replay | None
+    replay: Sequence[Condition]
 
     def run(self) -> Outcome:
         """Train, alone or as the rank that the environment says; leaves ``summary.json`` whatever happens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,28 +14,18 @@ from torch import Tensor
 from stan import losses
 from stan.config import Config, to_dict
 from stan.data import degradation
-from stan.data.degradation import Degradation
-from stan.data.noise import Noise, PerClip, SigmaRange, TorchRandom, build, entropy, parse_sigma
+from stan.data.noise import PerClip, TorchRandom, build, entropy, parse_sigma
 from stan.data.pairs import RECORDED
 from stan.data.sources import takes_noisy
 from stan.models import Trained, VideoDenoiser
 from stan.models.checkpoint import describe
+from stan.training.conditions import Condition
 from stan.training.ema import moving_average
 from stan.training.optimizer import fitted_state, learning_rate_factor, named_groups
 
 REPLAYED_ENDS = 1 / 8
 """Share of the replayed clips with exactly the lowest of a range of old levels; as many get the highest. The ends,
 sigma 0 above all, are what a network forgets first."""
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What an earlier training undid, given to a share of the clips so that it is not forgotten."""
-
-    share: float
-    degradation: Degradation
-    noise: Noise
-    sigmas: SigmaRange
 
 
 class DenoisingModule(pl.LightningModule):
@@ -50,7 +40,7 @@ class DenoisingModule(pl.LightningModule):
     Args:
         model: the network.
         config: the resolved configuration.
-        replay: noise of an earlier training to keep up.
+        replay: what earlier trainings undid, for a share of the clips each, so that it is not forgotten.
         optimizer_state: the moments that a fresh run starts from, see `optimizer.fitted_state`; the rates stay ours.
 
     Attributes:
@@ -67,12 +57,12 @@ class DenoisingModule(pl.LightningModule):
         self,
         model: VideoDenoiser,
         config: Config,
-        replay: Replay | None = None,
+        replay: Sequence[Condition] = (),
         optimizer_state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.replay = config, replay
-        self.model = model
+        self.config, self.replay = config, tuple(replay)
+        self.model = model.train()
         self.ema = moving_average(model, config.ema.decay) if config.ema.decay > 0 else None
         self.loss = losses.build(config.loss.name, **config.loss.given)
         self.degradation = degradation.build(config.task, **config.task_settings)
@@ -127,8 +117,8 @@ class DenoisingModule(pl.LightningModule):
         sigma = self.sigmas.draw(random, len(clean))  # (B,)
         worsened = self.degradation.worsened
         noisy = recorded[0].float() / 255 if recorded else worsened(batch, self.noise, sigma, random)
-        if self.replay is not None:
-            noisy, sigma = self._replayed(self.replay, batch, noisy, sigma, random.fresh("replay"))
+        if self.replay:
+            noisy, sigma = self._replayed(batch, noisy, sigma, random.fresh("replay"))
         *early, denoised = self.model.estimates(noisy, sigma=None if self.model.blind else sigma)
         loss = self.loss(denoised.float(), clean)
         for estimate in early:
@@ -186,7 +176,7 @@ class DenoisingModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what makes the checkpoint usable on its own: the weights to use, architecture and settings."""
         network = self.best_network
-        kept = [self.sigmas] if self.replay is None else [self.sigmas, self.replay.sigmas]
+        kept = [self.sigmas, *(condition.sigmas for condition in self.replay)]
         network.trained = Trained(
             RECORDED if takes_noisy(self.config.data.kind) else self.config.noise.kind,
             (min(levels.low for levels in kept), max(levels.high for levels in kept)),
@@ -194,6 +184,7 @@ class DenoisingModule(pl.LightningModule):
             self.degradation.task,
             self.degradation.settings,
             self.degradation.scale,
+            tuple(condition.to_dict() for condition in self.replay),
         )
         checkpoint["weights"] = network.state_dict()
         checkpoint["stan"] = describe(network, config=to_dict(self.config)) | {"starts": self.starts}
@@ -263,15 +254,19 @@ class DenoisingModule(pl.LightningModule):
         seed = self.config.seed
         return PerClip([TorchRandom(self.device, seed, "train", first + i) for i in range(clips)])
 
-    @staticmethod
     def _replayed(
-        replay: Replay, clean: Tensor, noisy: Tensor, sigma: Tensor, random: PerClip
+        self, clean: Tensor, noisy: Tensor, sigma: Tensor, random: PerClip
     ) -> tuple[Tensor, Tensor]:
-        """Give some of the clips their noise and level from the earlier training."""
-        back = random.uniform((len(clean),)) < replay.share
-        level = replay.sigmas.draw(random, len(clean), ends=REPLAYED_ENDS)
-        earlier = replay.degradation.worsened(clean, replay.noise, level, random)
-        return torch.where(back[:, None, None, None, None], earlier, noisy), torch.where(back, level, sigma)
+        """Give some of the clips their noise and level from earlier trainings."""
+        chance, begin = random.uniform((len(clean),)), 0.0
+        for condition in self.replay:
+            end = begin + condition.share
+            back = (chance >= begin) & (chance < end)
+            level = condition.sigmas.draw(random, len(clean), ends=REPLAYED_ENDS)
+            earlier = condition.degradation.worsened(clean, condition.noise, level, random)
+            noisy = torch.where(back[:, None, None, None, None], earlier, noisy)
+            sigma, begin = torch.where(back, level, sigma), end
+        return noisy, sigma
 
 
 class StepCallback(Callback):

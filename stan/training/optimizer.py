@@ -49,17 +49,20 @@ def fitted_state(
 ) -> dict[str, Any]:
     """The moments of an optimiser's state for another one, parameter by parameter; its groups and rates stay.
 
+    A parameter that is new or has grown begins without: AdamW would not look at shapes, and read beyond the old ones.
+
     Args:
         state: a state dict of AdamW.
         optimizer: who shall load the result.
         names: its parameters, in the order of its groups.
         names_then: the parameters of `state`, in the order of that one's groups.
     """
-    places = {name: place for place, name in enumerate(names_then)}
+    then = {name: state["state"].get(place) for place, name in enumerate(names_then)}
+    now = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
-        place: state["state"][places[name]]
-        for place, name in enumerate(names)
-        if name in places and places[name] in state["state"]
+        place: then[name]
+        for place, (name, parameter) in enumerate(zip(names, now))
+        if then.get(name) is not None and then[name]["exp_avg"].shape == parameter.shape
     }
     return {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
 

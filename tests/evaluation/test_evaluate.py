@@ -185,12 +185,18 @@ def test_noisy_input_is_shared_and_measured_unclamped(make_config: Make) -> None
 
 
 def test_training_sequences_and_missing_records_are_pointed_out(
-    make_config: Make, checkpoints: dict[str, Path]
+    make_config: Make, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     plan = make_plan(make_config(f"checkpoint=[{checkpoints['known']},{checkpoints['blind']}]"))
     notes = "\n".join(notes_of(plan))
     assert "known: trained on 3 of these 4 sequences (a, b, c)" in notes
     assert "blind: the checkpoint does not say what it was trained for" in notes
+    content = torch.load(checkpoints["known"], weights_only=True)
+    parts = [{"split": "val"}, {"split": "gone.txt", "still": True}]
+    content["stan"]["config"]["data"]["parts"] = parts
+    torch.save(content, tmp_path / "mixed.ckpt")
+    notes = "\n".join(notes_of(make_plan(make_config(f"checkpoint={tmp_path / 'mixed.ckpt'}"))))
+    assert "mixed: trained on 1 of these 4 sequences (d)" in notes
     plan = make_plan(make_config(f"checkpoint={checkpoints['known']}", "noise.kind=poisson"))
     assert "trained for gaussian noise, evaluated on poisson" in "\n".join(notes_of(plan))
 

@@ -173,3 +173,15 @@ def test_the_command_says_what_is_missing(
     missing = capsys.readouterr().err
     assert "/nowhere.pth does not exist; download https://download.pytorch.org/models/raft_small" in missing
     assert len(missing.strip().splitlines()) == 1
+
+
+def test_it_takes_the_place_of_another_source_and_gives_it_back(raft_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.pth"
+    file.write_bytes(raft_file.read_bytes())
+    small = {"channels": [4, 4], "depths": [1, 1], "features": 2}
+    path = stan.models.save(stan.models.build("stan_tiny", **small), tmp_path / "dis.ckpt")
+    with_raft = stan.models.load(path, flow="raft", flow_settings={"weights": str(file)})
+    path = stan.models.save(with_raft, tmp_path / "raft.ckpt")
+    moved = file.rename(tmp_path / "moved.pth")
+    assert stan.models.load(path, flow="dis").settings["flow"] == "dis"
+    assert stan.models.load(path, flow_settings={"weights": str(moved)}).settings["flow"] == "raft"

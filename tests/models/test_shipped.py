@@ -102,3 +102,9 @@ def test_the_best_for_a_device_is_one_of_them() -> None:
     assert shipped.best_for("cpu").name in NAMES
     with pytest.raises(CheckpointError, match="abacus"):
         shipped.best_for("abacus")
+
+
+def test_a_folder_of_the_name_hides_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / NAMES[0]).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert shipped.find(NAMES[0]).suffix == ".safetensors"

@@ -13,12 +13,15 @@ from stan.data import degradation
 from stan.data.noise import build as build_noise
 from stan.data.noise import parse_sigma
 from stan.models import build
-from stan.training.module import DenoisingModule, Replay
+from stan.training.conditions import Condition
+from stan.training.module import DenoisingModule
 
 BATCH = torch.randint(256, (8, 2, 6, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def given(monkeypatch: pytest.MonkeyPatch, *, blind: bool, replay: Replay | None = None) -> tuple[Any, Any]:
+def given(
+    monkeypatch: pytest.MonkeyPatch, *, blind: bool, replay: tuple[Condition, ...] = ()
+) -> tuple[Any, Any]:
     """The frames and the level that the network gets of `BATCH`."""
     config = Config()
     config.data.kind, config.noise.sigma, config.ema.decay = "pairs", 17, 0.0
@@ -37,7 +40,7 @@ def given(monkeypatch: pytest.MonkeyPatch, *, blind: bool, replay: Replay | None
     expected = (
         -10 * error.square().mean((1, 2, 3, 4)).log10().mean()
     )  # of the output, here the input, to the clean
-    if replay is None:
+    if not replay:
         assert float(module.seen["psnr"]) == pytest.approx(float(expected), abs=1e-4)
     return got["noisy"], got["sigma"]
 
@@ -55,7 +58,7 @@ def test_a_blind_network_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_replay_gives_some_of_the_clean_clips_the_earlier_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    replay = Replay(0.5, degradation.build("denoise"), build_noise("gaussian"), parse_sigma(2))
+    replay = (Condition(0.5, degradation.build("denoise"), build_noise("gaussian"), parse_sigma(2)),)
     noisy, sigma = given(monkeypatch, blind=False, replay=replay)
     assert set(sigma.tolist()) == {2.0, 17.0}
     for clip, level, pair in zip(noisy, sigma.tolist(), BATCH):
