@@ -79,6 +79,11 @@ def device_count(config: Config, device: torch.device) -> int:
     return count
 
 
+def sharing(config: Config, device: torch.device, ranks: Ranks) -> int:
+    """How many processes share this machine: those that are there, or those that this one is about to start."""
+    return ranks.local_world if "WORLD_SIZE" in os.environ else device_count(config, device)
+
+
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name)
     if text is None:

@@ -22,7 +22,7 @@ from stan.data.pairs import RECORDED, each_half
 from stan.data.sources import takes_noisy
 from stan.errors import ConfigError, DataError, nearest
 from stan.evaluation import protocols, provenance
-from stan.evaluation.devices import Ranks, pick_device
+from stan.evaluation.devices import Ranks, pick_device, sharing
 from stan.evaluation.methods import PRECISIONS, Alone, Method, Noisy, open_methods
 from stan.evaluation.protocols import Protocol
 from stan.files import sha256_of
@@ -231,7 +231,7 @@ def make_plan(config: Config) -> Plan:
         device=device,
         precision=precision,
         tiles=_tiles(options.tiles, options.memory),
-        memory=_memory(options.memory, device, ranks),
+        memory=_memory(options.memory, device, sharing(config, device, ranks)),
         scenes=options.scenes,
         find_level=options.find_level,
         temporal_window=options.temporal_window,
@@ -316,11 +316,11 @@ def _tiles(settings: dict[str, Any], memory: str | None) -> TilePlan | None:
     return TilePlan(**settings)
 
 
-def _memory(memory: str | None, device: torch.device, ranks: Ranks) -> str | int | None:
+def _memory(memory: str | None, device: torch.device, processes: int) -> str | int | None:
     """The budget of this process: where several share one machine's memory, its part of what is free."""
     if memory is not None:
         parse_size(memory)
         return memory
-    if device.type == "cpu" and ranks.local_world > 1:
-        return max(1, int(0.7 * free_memory(device) / ranks.local_world))
+    if device.type == "cpu" and processes > 1:
+        return max(1, int(0.7 * free_memory(device) / processes))
     return None

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stan import config as configs
 from stan.errors import CheckpointError, ConfigError, DataError, StanError
 from stan.evaluation import evaluate
-from stan.evaluation.devices import Ranks
+from stan.evaluation.devices import Ranks, sharing
 from tests.conftest import ROOT
 from tests.evaluation.conftest import Make
 from tests.evaluation.runs import MANY, quiet, rows
@@ -172,3 +173,15 @@ def test_ranks_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("RANK", "five")
     with pytest.raises(ConfigError, match="RANK='five'"):
         Ranks.of_environment()
+
+
+def test_the_first_process_shares_memory_with_those_it_is_about_to_start(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    config = make_config("trainer.devices=4")
+    cpu = torch.device("cpu")
+    assert sharing(config, cpu, Ranks.of_environment()) == 4
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert sharing(config, cpu, Ranks.of_environment()) == 4
