@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stan.data.frame import Frame
 from stan.data.video import OutputSettings, PicturesClip, VideoClip, beside, open_output, open_source
+from stan.data.video.unfinished import destination, free_name
 from stan.errors import StanError
 from stan.inference.denoise import prepare
 from stan.inference.enlarge import enlarged_frames, enlarged_source, scale_of
@@ -61,7 +62,8 @@ def denoise_file(
     A network for super-resolution gets the frames enlarged, and the output is as much larger.
 
     Ctrl-C (KeyboardInterrupt) ends the work early: what was done is closed properly and named
-    ``NAME.partial.EXT``. After any other exception nothing is left behind.
+    ``NAME.partial.EXT``, or ``NAME.partial-2.EXT`` and so on if there is such a file. After any other exception
+    nothing is left behind; only where the finished result cannot take its name it stays, and the error says where.
 
     Args:
         model: the network.
@@ -80,6 +82,7 @@ def denoise_file(
     scale = scale_of(model)
     target = enlarged_source(source, scale)
     writer = open_output(output, target, settings)
+    final = destination(writer.path)
     for line in writer.notes:
         options.tell(line)
     network = denoiser(model, options, len(source), ahead=True)
@@ -107,9 +110,9 @@ def denoise_file(
     if not interrupted:
         for line in source.damage_found(writer.frames):
             options.tell(line)
-        uninterrupted(writer.finish)
+        uninterrupted(lambda: writer.finish(final))
     elif writer.frames:
-        path = partial_name(writer.path)
+        path = free_name(final, "partial")  # nothing is replaced by a part
         uninterrupted(lambda: writer.finish(path, complete=False))
     else:
         path = None
@@ -193,11 +196,7 @@ def _discarding(writer: VideoWriter | PictureWriter) -> Iterator[None]:
         raise
 
 
-def partial_name(path: Path) -> Path:
-    """The name of an unfinished result: ``clip.partial.mp4``, a folder ``clip.partial``."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
-
-
 def preview_folder(output: Path) -> Path:
     """The folder of a preview: ``clip.preview`` for ``clip.mp4``."""
-    return output.with_name(f"{output.stem}.preview")
+    output = output if output.name not in ("", "..") else output.resolve()
+    return output.parent / f"{output.stem}.preview"

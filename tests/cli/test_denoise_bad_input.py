@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -136,6 +137,10 @@ def text_picture() -> None:
     Path("frames/0.png").write_text("this is no picture")
 
 
+def stack() -> None:
+    assert cv2.imwritemulti("stack.tif", [np.full((16, 24), 60 * k, np.uint8) for k in range(3)])
+
+
 def empty_folder() -> None:
     Path("frames").mkdir()
 
@@ -208,6 +213,7 @@ CASES: list[tuple[str, Callable[[], object], str]] = [
     ("a text file named .png", text_picture, "frames out.mp4"),
     ("a picture cut short", cut_picture, "frames out.mp4 --sigma 9"),
     ("a picture of another size", unlike_pictures, "frames out.mp4 --sigma 9"),
+    ("a TIFF file of several pages", stack, "stack.tif out.mp4 --sigma 9"),
     ("output is the input", good, "in.mp4 in.mp4 --overwrite"),
     ("output is a link to the input", linked, "in.mp4 link.mp4 --overwrite"),
     ("output is the input's folder", pictures, "frames frames --overwrite"),

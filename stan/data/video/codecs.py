@@ -138,11 +138,9 @@ def choose_encoding(output: Path, source: Properties, settings: OutputSettings) 
     options = {**usual, **((known.lossless or {}) if lossless else _quality(name, known, settings.quality))}
     if lossless and settings.quality is not None:
         raise VideoError(f"quality {settings.quality} has no meaning with lossless: give one of them")
-    chosen = pixel_format or _nearest_format(encoder, known, want, source, lossless)
-    if pixel_format and pixel_format not in _formats(encoder):
-        raise VideoError(
-            f"{encoder} does not take pixel format {pixel_format}: {', '.join(_formats(encoder))}"
-        )
+    chosen = pixel_format or _nearest_format(encoder, known, want, source, lossless, suffix)
+    if pixel_format and pixel_format not in (taken := _formats(encoder, suffix)):
+        raise VideoError(f"{encoder} does not take pixel format {pixel_format}: {', '.join(taken)}")
     held = describe(chosen)
     if name == "prores":
         options["profile"] = "4" if held.subsampling == "444" else "3"
@@ -177,11 +175,16 @@ def _quality(name: str, known: Codec, quality: int | None) -> dict[str, str]:
     return {"crf": str(value)}
 
 
-def _formats(encoder: str) -> list[str]:
-    return [f.name for f in av.codec.Codec(encoder, "w").video_formats or ()]
+def _formats(encoder: str, suffix: str) -> list[str]:
+    """What an encoder takes; alpha only if it is kept: x265 names and refuses it, .mp4 drops that of VP9."""
+    names = [f.name for f in av.codec.Codec(encoder, "w").video_formats or ()]
+    drops = encoder == "libx265" or (encoder == "libvpx-vp9" and suffix == ".mp4")
+    return [n for n in names if not (drops and n.startswith(("yuva", "gbrap")))]
 
 
-def _nearest_format(encoder: str, known: Codec, want: PixelFormat, source: Properties, lossless: bool) -> str:
+def _nearest_format(
+    encoder: str, known: Codec, want: PixelFormat, source: Properties, lossless: bool, suffix: str
+) -> str:
     """The encoder's format that loses least of ``want``, and among those the smallest."""
     if known.delivery and not lossless and want.family != "yuv":
         want = replace(want, family="yuv", subsampling="420")
@@ -204,7 +207,7 @@ def _nearest_format(encoder: str, known: Codec, want: PixelFormat, source: Prope
             name != held.planar,
         )
 
-    usable = [n for n in _formats(encoder) if not n.startswith(("yuvj", "nv")) and _is_supported(n)]
+    usable = [n for n in _formats(encoder, suffix) if not n.startswith(("yuvj", "nv")) and _is_supported(n)]
     best = min(usable, key=cost)
     if lossless and any(cost(best)[:8]):
         raise VideoError(
@@ -243,7 +246,9 @@ def _losses(held: PixelFormat, source: Properties, codec: str, suffix: str) -> t
     of_source = describe(source.pixel_format)
     losses = []
     if of_source.alpha and not held.alpha:
-        losses.append(f"{codec} keeps no alpha: it is left out (ffv1, vp9 and a folder of PNG keep it)")
+        where = f"{codec} in {suffix}" if codec == "vp9" else codec
+        keep = "ffv1, vp9 in .webm and .mkv, and a folder of PNG keep it"
+        losses.append(f"{where} keeps no alpha: it is left out ({keep})")
     if held.bits < of_source.bits:
         losses.append(f"{codec} keeps {held.bits} of {of_source.bits} bits")
     if source.pixel_aspect != 1 and suffix in (".webm", ".mkv") and codec not in ("h264", "h265"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from torch import Tensor
 from stan.data.clips import Clip
 from stan.data.frame import Frame
 from stan.data.video.colour import UNSPECIFIED, Colour
-from stan.data.video.container import first_frame, open_container, scan, video_stream
+from stan.data.video.container import demux, first_frame, open_container, scan, video_stream
 from stan.data.video.pixels import describe
 from stan.data.video.properties import CopiedPacket, Properties, to_uint8
-from stan.data.video.session import Session
+from stan.data.video.session import ALPHA_FORMAT, Session, alpha_decoder
 from stan.errors import VideoError
 
 _CENTRED_CHROMA = ("mjpeg", "mpeg1video")
@@ -144,7 +145,10 @@ class VideoClip(Clip):
             assert isinstance(stream, av.VideoStream)
             assert stream.time_base is not None
             frame = first_frame(container, stream, self.path)
-            describe(frame.format.name)
+            pixel_format = frame.format.name.replace("yuvj", "yuv")
+            if self._has_vpx_alpha():
+                pixel_format = ALPHA_FORMAT
+            describe(pixel_format)
             context = stream.codec_context
             rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
             full_range = frame.format.name.startswith("yuvj")
@@ -153,7 +157,7 @@ class VideoClip(Clip):
                 width=frame.width,
                 fps=Fraction(rate),
                 time_base=Fraction(stream.time_base),
-                pixel_format=frame.format.name.replace("yuvj", "yuv"),
+                pixel_format=pixel_format,
                 colour=Colour(
                     matrix=_tag(int(frame.colorspace), int(context.colorspace)),
                     range=2 if full_range else int(frame.color_range) or int(context.color_range),
@@ -166,6 +170,19 @@ class VideoClip(Clip):
                 interlaced=bool(frame.interlaced_frame),
                 codec=context.name,
             )
+
+    def _has_vpx_alpha(self) -> bool:
+        """Whether there is alpha in VP8 or VP9: the mark may be left of a time before another conversion."""
+        with open_container(self.path) as container:
+            stream = container.streams[self.stream_index]
+            assert isinstance(stream, av.VideoStream)
+            if (decoder := alpha_decoder(stream)) is None:
+                return False
+            for packet in demux(container, (stream,), self.path, salvage=True):
+                with suppress(av.error.FFmpegError):
+                    for frame in decoder.decode(packet):
+                        return bool(frame.format.name == ALPHA_FORMAT)
+        return False
 
 
 def _tag(of_frame: int, of_stream: int) -> int:

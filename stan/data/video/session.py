@@ -7,9 +7,10 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
+import av.codec
 import av.error
 
 from stan.data.frame import Frame
@@ -21,6 +22,9 @@ from stan.errors import VideoError
 if TYPE_CHECKING:
     from stan.data.video.reader import VideoClip
 
+ALPHA_FORMAT = "yuva420p"
+"""The one format with alpha of VP8 and VP9."""
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _inherited: list[object] = []  # decoders of the process that this one was forked from
 
 
@@ -41,6 +45,8 @@ class Session:
         self._stream = stream
         stream.thread_type = "AUTO"
         stream.thread_count = threads
+        alpha = clip.properties.pixel_format == ALPHA_FORMAT
+        self._decoder = (alpha and alpha_decoder(stream)) or stream.codec_context
         self._decode = PictureDecoder()
         self._next = self._seek(start)  # number of the frame that comes next, if all before it decode
         self._first = self._next
@@ -57,7 +63,7 @@ class Session:
             self._packets.close()
             self._container.close()  # now, and not when the cycles inside PyAV are found
         else:
-            _inherited.append((self._container, self._stream, self._packets))
+            _inherited.append((self._container, self._stream, self._packets, self._decoder))
 
     def can_reach(self, start: int) -> bool:
         """Whether reading on is possible, and no slower than seeking to ``start``."""
@@ -100,7 +106,7 @@ class Session:
             return
         clip, near = self._clip, self._first + self._seen
         try:
-            pictures = packet.decode()
+            pictures = self._decoder.decode(packet)
         except av.error.FFmpegError as error:
             if self._seen and not clip.salvage:
                 raise VideoError(
@@ -150,6 +156,19 @@ class Session:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
         return packet
+
+
+def alpha_decoder(stream: av.VideoStream) -> Any:
+    """A decoder of VP8 or VP9 marked as having alpha, which FFmpeg's own leaves out; None for other streams."""
+    context = stream.codec_context
+    name = _ALPHA_DECODERS.get(context.name, "")
+    marked = stream.metadata.get("alpha_mode") or stream.metadata.get("ALPHA_MODE")
+    if marked != "1" or name not in av.codec.codecs_available:
+        return None
+    decoder = av.codec.CodecContext.create(name, "r")
+    decoder.extradata = context.extradata
+    decoder.thread_count = context.thread_count
+    return decoder
 
 
 def in_ticks(microseconds: int, time_base: Fraction) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from stan.data.video import OutputSettings, PictureWriter, open_output, open_source
 from stan.data.video.pictures import find_pictures, read_picture, write_picture
@@ -167,6 +169,60 @@ def test_pictures_cut_short_are_named(tmp_path: Path, suffix: str, part: float) 
     clip = open_source(tmp_path / "in")
     with pytest.raises(VideoError, match=rf"f2\{suffix}"):
         clip.read()
+
+
+def pages(path: Path, count: int, **settings: object) -> None:
+    first, *others = (Image.new("RGB", (19, 13), (80 * k, 10, 20)) for k in range(count))
+    first.save(path, save_all=True, append_images=others, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "command"),
+    [
+        ("a.tif", {}, "tiffsplit {} page_"),
+        ("a.tif", {"big_tiff": True}, "tiffsplit {} page_"),
+        ("a.webp", {"lossless": True}, "convert {} -coalesce page%05d.png"),
+        ("a b.png", {}, "ffmpeg -i {} page%05d.png"),
+    ],
+)
+def test_several_pictures_in_a_file_are_refused(
+    tmp_path: Path, name: str, settings: dict[str, object], command: str
+) -> None:
+    path = tmp_path / name
+    pages(path, 3, **settings)
+    with pytest.raises(VideoError) as refused:
+        open_source(path)
+    line = (
+        f"{path} holds 3 pictures instead of one: split it first ({command.format(shlex.quote(str(path)))})"
+    )
+    assert str(refused.value) == line
+    pages(path, 1, **settings)
+    assert read_picture(path).shape == (13, 19, 3)
+
+
+def test_a_thumbnail_is_no_page(tmp_path: Path) -> None:
+    thumbnail = Image.new("RGB", (5, 4))
+    thumbnail.encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (19, 13), "red").save(path, save_all=True, append_images=[thumbnail])
+    with Image.open(path) as both:
+        assert both.n_frames == 2  # type: ignore[attr-defined]
+    assert read_picture(path)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("peak", [1, 100, 255, 1023, 65535])
+@pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
+def test_ppm_counts_to_its_own_peak(tmp_path: Path, magic: str, peak: int) -> None:
+    values = np.array([0, peak // 2, peak] * 6)
+    if magic in ("P2", "P3"):
+        body = " ".join(map(str, values)).encode() + b"\n"
+    else:
+        body = values.astype(np.uint8 if peak < 256 else ">u2").tobytes()
+    width = 6 if magic in ("P3", "P6") else 18
+    (tmp_path / "a.ppm").write_bytes(f"{magic} # a remark of 9 words\n{width}\n1 {peak}\n".encode() + body)
+    (frame,) = open_source(tmp_path / "a.ppm").frames()
+    expected = np.broadcast_to((values / peak).reshape(width, -1), (width, 3)).T[:, None]
+    np.testing.assert_allclose(frame.rgb.numpy(), expected, atol=1 / 255)
 
 
 def test_unlike_pictures_are_named(tmp_path: Path) -> None:
