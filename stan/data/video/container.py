@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import av
 import av.error
 from av.stream import Disposition
 
+from stan.data.video.truncation import STRUCTURED, missing_bytes
 from stan.errors import VideoError
 
 
@@ -38,7 +40,7 @@ def open_container(path: Path) -> av.container.InputContainer:
     if path.stat().st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes)")
     try:
-        return av.open(str(path), metadata_errors="replace")
+        return av.open(os.path.abspath(path), metadata_errors="replace")  # 12:30.mp4 is no protocol
     except av.error.PermissionError:
         raise VideoError(f"no permission to read {path}") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -109,16 +111,16 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, path: P
 def _shortfall(
     container: av.container.InputContainer, stream: av.VideoStream, packets: int, ends: dict[int, float]
 ) -> str:
-    """What the file's header promises beyond what is there, in words; empty if nothing."""
+    """What the file promises beyond what is there, in words; empty if nothing."""
+    structured = container.format.name in STRUCTURED
+    missing = missing_bytes(Path(container.name), container.format.name) if structured else 0
+    if structured and not missing:
+        return ""
     if stream.frames > packets and container.format.name != "matroska,webm":
         return f"it declares {stream.frames} frames and holds {packets}"
     if container.format.name == "matroska,webm" and container.duration and ends:
-        declared = (container.duration + (container.start_time or 0)) / 1e6
-        held = max(ends.values())
-        rate = float(stream.average_rate or 25)
-        if declared - held > max(0.5, 3.0 / rate):
-            return f"it declares {declared:.1f} s and ends after {held:.1f} s"
-    return ""
+        return f"it declares {container.duration / 1e6:.1f} s and ends after {max(ends.values()):.1f} s"
+    return f"{missing} bytes are missing at its end" if missing else ""
 
 
 def first_frame(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> av.VideoFrame:
