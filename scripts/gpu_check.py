@@ -24,6 +24,7 @@ ENOUGH_MEMORY_CHECKS = (
     "tiled_search_equals_reference and roomy or search_backward_in_half or test_refine and dtype0 "
     "or test_gather_of_patches or wild_features or test_search_flow and dtype0"
 )
+BENCH_NEEDS = ("rich",)
 TRAINING_NEEDS = (
     "pytorch_lightning",
     "omegaconf",
@@ -33,6 +34,10 @@ TRAINING_NEEDS = (
     "av",
     "torchvision",
     "skimage",
+    "scipy",
+    "PIL",
+    "filelock",
+    "platformdirs",
 )
 ROWS = ("480p", "480p smooth", "480p bf16", "480p dot", "goal")
 
@@ -184,7 +189,10 @@ def _rehearsal(run: Run, bench: Path, training: Path) -> None:
         "kernels", [*pytest, kernels, "-k", "emulated and (test_search_flow or test_refine)"], 120, _counts
     )
     _benchmark(
-        run, bench, ["--size", "24x24", "--methods", "reference,grid_sample", "--seconds", "0.1"], None
+        run,
+        bench,
+        ["--size", "24x24", "--methods", "reference,grid_sample", "--seconds", "0.1", "--memory", "2"],
+        None,
     )
     small = ["trainer.accelerator=cpu", "data.crop=24", "data.frames=3", "data.batch_size=1"]
     _training(run, training, [*small, "--models", "stan_tiny,unet_tiny", "--steps", "2", "--profiled", "1"])
@@ -194,16 +202,24 @@ def _benchmark(run: Run, bench: Path, words: list[str], rival: str | None) -> No
     methods = (
         ["--methods", f"native,reference,candidates,grid_sample,unfold,database,{rival}"] if rival else []
     )
+    if _absent(run, "benchmark", BENCH_NEEDS):
+        return
     files = ["--json", str(bench), "--markdown", str(bench.with_suffix(".md"))]
     run.command("benchmark", [*_bench_command("op"), *words, *methods, *files], 180)
 
 
 def _training(run: Run, report: Path, words: list[str]) -> None:
     """How fast networks train, where what training needs beyond torch is there."""
-    if missing := [name for name in TRAINING_NEEDS if importlib.util.find_spec(name) is None]:
-        run.steps.append(Step("training", "absent", f"no {', '.join(missing)} here"))
-        return
-    run.command("training", [*_bench_command("train"), *words, "--json", str(report)], 150)
+    if not _absent(run, "training", TRAINING_NEEDS):
+        run.command("training", [*_bench_command("train"), *words, "--json", str(report)], 150)
+
+
+def _absent(run: Run, step: str, needs: tuple[str, ...]) -> bool:
+    """Whether packages that a step needs are missing; if so, the table names them."""
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
+    if missing:
+        run.steps.append(Step(step, "absent", f"no {', '.join(missing)} here"))
+    return bool(missing)
 
 
 def _bench_command(what: str) -> list[str]:

@@ -4,7 +4,8 @@
 #   scripts/gpu_check.sh [--out FOLDER] [--minutes N] [--rival FILE.py] [--rehearse]
 #
 # Needs: a CUDA device, nvcc, and a python3 with torch 2.10 or newer, setuptools, numpy, pytest and hypothesis
-# (.venv is taken where it is there; PYTHON names another); for training what the package itself needs. No network.
+# (.venv is taken where it is there; PYTHON names another); for the operator's benchmark also rich, for training what the
+# package itself needs. Steps whose packages are missing are named as absent. No network.
 # Packages that are missing may be laid beside the repository as wheels, in .whl/: they are installed to a folder of
 # their own, and only what is not there yet.
 # Exit code: 0 all is well, 1 something failed, 2 there is no CUDA device.

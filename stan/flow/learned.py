@@ -58,7 +58,7 @@ class LearnedFlow(OffsetSource):
         levels: Annotated[int, between(1, 6)] = 3,
         finest: Literal[1, 2, 4, 8] = 4,
         window: Annotated[int, ODD, between(1, 15)] = 5,
-        patch: Annotated[int, ODD] = 3,
+        patch: Annotated[int, ODD, between(1, 255)] = 3,
     ) -> None:
         super().__init__(**named(locals()))
         self.finest = finest

@@ -12,7 +12,7 @@ from torch import Tensor
 from stan import ops
 from stan.flow.base import FlowPair, OffsetSource, bordered, grey
 from stan.registry import sources
-from stan.settings import ODD, Count, Natural, above, named
+from stan.settings import ODD, Natural, above, between, named
 
 LEVEL = 2
 """How much smaller each level is than the next finer one."""
@@ -63,10 +63,10 @@ class PyramidFlow(OffsetSource):
         *,
         coarsest: Literal[4, 8, 16, 32] = 16,
         finest: Literal[1, 2, 4] = 2,
-        stride: Count = 2,
-        coarsest_window: Annotated[int, ODD] = 7,
-        window: Annotated[int, ODD] = 3,
-        patch: Annotated[int, ODD] = 7,
+        stride: Annotated[int, between(1, 65536)] = 2,
+        coarsest_window: Annotated[int, ODD, between(1, 16383)] = 7,
+        window: Annotated[int, ODD, between(1, 16383)] = 3,
+        patch: Annotated[int, ODD, between(1, 255)] = 7,
         medians: Natural = 2,
         subpixel: Literal[0, 1, 3, 5, 7] = 5,
         steadiness: Annotated[float, above(0)] = 0.01,

@@ -245,7 +245,8 @@ class VideoDenoiser(nn.Module):
         """Denoise a video.
 
         Args:
-            noisy: `(B, T, 3, H, W)` float in about [0, 1], not clamped. Any B, T, H, W >= 1.
+            noisy: `(B, T, 3, H, W)` in about [0, 1], not clamped. Any B, T, H, W >= 1, any type of floats; it is
+                brought to that of the network's parameters.
             sigma: standard deviation of the noise in 8-bit units [0, 255]: a number, or a tensor that
                 broadcasts to `(B, T, 1, H, W)` after trailing axes are added: `()`, `(B,)`, `(B, T)` or
                 `(B, T, 1, H, W)`. Needed unless the model is blind; a blind model ignores it.
@@ -281,7 +282,8 @@ class VideoDenoiser(nn.Module):
             raise DataError(
                 f"a model takes a float video (B, T, 3, H, W), got {tuple(noisy.shape)} of {noisy.dtype}"
             )
-        noise_map = None if self.blind else noise_map_of(sigma, noisy)
+        video = noisy.to(next((p.dtype for p in self.parameters()), noisy.dtype))
+        noise_map = None if self.blind else noise_map_of(sigma, video)
         if flow is None:
             flow = self.source(noisy) if self.needs_flow() else None
         elif any(f.shape != (*noisy.shape[:2], 2, *noisy.shape[3:]) for f in flow):
@@ -293,7 +295,7 @@ class VideoDenoiser(nn.Module):
             noise_map = pad_space(noise_map, bottom, right)
         if flow is not None:
             flow = FlowPair(*(pad_space(f.float(), bottom, right, edge=True) for f in flow))
-        return pad_space(noisy, bottom, right), noise_map, flow
+        return pad_space(video, bottom, right), noise_map, flow
 
 
 def noise_map_of(sigma: float | Tensor | None, video: Tensor) -> Tensor:

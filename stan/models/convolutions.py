@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stan.ops.checks import has_tangent
 from stan.ops.convolution import convolve, suits
 
 
@@ -39,6 +40,8 @@ def conv_relu(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 def conv_add(layer: nn.Conv2d, x: Tensor, other: Tensor) -> Tensor:
     """`layer(x) + other`, `(N, C, H, W)`."""
+    if has_tangent(other):
+        return added(layer(x), other)
     if _is_quick(layer, x):
         return convolve(x, layer.weight, layer.bias, add=other)
     if not _can_fuse(layer, x):
@@ -77,6 +80,7 @@ def _can_fuse(layer: nn.Conv2d, x: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         and has_kernels(_type(x))
+        and not has_tangent(x, layer.weight, layer.bias)  # they would drop it
     )
 
 

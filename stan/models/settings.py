@@ -70,7 +70,7 @@ class Settings:
     attention_settings: dict[str, Any] = field(default_factory=dict)
     window: Annotated[int, between(1, 255)] = 9
     temporal_window: Annotated[int, between(0, 64)] = 2
-    patch: Annotated[int, ODD] = 1
+    patch: Annotated[int, ODD, between(1, 255)] = 1
     select: Literal["all", "each"] = "all"
     search_matches: Count = 20
     matches: Count = 10

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import stan.flow
-from stan.errors import ConfigError
+from stan.errors import ConfigError, DataError
 from stan.flow import FlowPair
 from stan.models.base import AttentionMap, Cleaned, VideoDenoiser, joined
 from stan.models.cells import BLOCK, CELL
@@ -30,7 +30,7 @@ from stan.models.registry import register
 from stan.models.settings import learns
 from stan.models.unet import UNet
 from stan.registry import sources
-from stan.settings import ODD, above, at_least, between, complete, plain
+from stan.settings import ODD, Limit, at_least, between, complete, plain
 
 Positive = Annotated[int, at_least(1)]
 Natural = Annotated[int, at_least(0)]
@@ -73,8 +73,8 @@ class TwoPassSettings:
     passes: Positive = 2
     temporal_window: Annotated[int, between(1, 64)] = 3
     window: Annotated[int, between(1, 255)] = 3
-    key_stride: Annotated[float, above(0)] = 1.0
-    patch: Annotated[int, ODD] = 7
+    key_stride: Annotated[float, Limit(lambda pixels: 0 < pixels <= 1024, "above 0, at most 1024")] = 1.0
+    patch: Annotated[int, ODD, between(1, 255)] = 7
     correction: Natural = 16
 
     def __post_init__(self) -> None:
@@ -151,7 +151,12 @@ class TwoPass(VideoDenoiser):
         return self._passes(noisy, noise_map, flow)[0]
 
     def first_pass(self, noisy: Tensor, noise_map: Tensor | None) -> Cleaned:
-        """See `VideoDenoiser.first_pass`."""
+        """See `VideoDenoiser.first_pass`.
+
+        Raises:
+            DataError: for parameters that are not float32, unless autocast brings them to its own type.
+        """
+        self._check_type(noisy.device.type)
         level = block_level(noise_map, noisy)
         if not torch.is_grad_enabled():
             return self._clean_alone(noisy, level)
@@ -176,6 +181,16 @@ class TwoPass(VideoDenoiser):
             part = slice(first, min(end, first + TOGETHER))
             merged = self.merge.average(found, before.features, level, part)
             yield self._clean(noisy[:, part], level[:, part], merged)
+
+    def _check_type(self, kind: str) -> None:
+        """Raise for parameters of a type in which nothing is computed: the merge measures in float32."""
+        dtype = self.clean.enter.weight.dtype
+        casts = torch.is_autocast_enabled(kind) and dtype != torch.float64  # which autocast leaves as it is
+        if dtype != torch.float32 and not casts:
+            raise DataError(
+                f"{self.name} computes in float32, and its parameters are {dtype}: call .float() on it, and use "
+                "torch.autocast for a shorter type"
+            )
 
     def _passes(
         self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None, wanted: bool = False

@@ -11,22 +11,29 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+# What the native kernels take (csrc/geometry.h, csrc/settings.h). It bounds the reference too, so that they agree.
+LARGEST = 2**23
+LARGEST_WINDOW, LARGEST_PATCH, LARGEST_DILATION = 2**14, 255, 2**15
 
 
-def whole(name: str, value: int, least: int) -> int:
-    """Return `value` if it is a whole number of at least `least`."""
+def whole(name: str, value: int, least: int, most: int = LARGEST) -> int:
+    """Return `value` if it is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}: expected an int, got {value!r}")
     if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if value > most:
+        raise ValueError(f"{name}: expected at most {most}, got {value}")
     return value
 
 
-def odd(name: str, value: int) -> int:
-    """Return `value` if it is an odd number of at least 1."""
-    if whole(name, value, 1) % 2 == 0:
-        raise ValueError(f"{name}: expected an odd number, so that it has a centre, got {value}")
-    return value
+def patch_of(side: int, dilation: int) -> None:
+    """Check the side of a patch, which is odd, and the distance of its pixels."""
+    if whole("patch", side, 1, LARGEST_PATCH) % 2 == 0:
+        raise ValueError(f"patch: expected an odd number, so that it has a centre, got {side}")
+    whole("dilation", dilation, 1, LARGEST_DILATION)
 
 
 def positive(name: str, value: float) -> float:
@@ -134,3 +141,16 @@ def at_most_candidates(topk: int, candidates: int, origin: str) -> int:
             f"topk: expected at most {candidates}, the number of candidates ({origin}), got {topk}"
         )
     return topk
+
+
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """Whether one carries a tangent of forward-mode differentiation, which the native ops would drop in silence."""
+    if torch.compiler.is_compiling():  # it traces no such thing
+        return False
+    return any(tensor is not None and unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def no_tangent(op: str, *tensors: Tensor | None) -> None:
+    """Raise where `op` would have to differentiate in forward mode."""
+    if has_tangent(*tensors):
+        raise RuntimeError(f"stan::{op} has no forward-mode derivative, only a backward one")

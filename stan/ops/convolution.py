@@ -10,14 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import backend, library
+from . import backend, checks, library
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
     """Whether `convolve` can be used for such an input, and is faster than torch.
 
     It is not where the pictures are so small that the weights take longer than the pixels, nor is it known to be on
-    processors without AVX2. STAN_BACKEND=reference takes torch's.
+    processors without AVX2. It has no forward-mode derivative. STAN_BACKEND=reference takes torch's.
 
     Args:
         x: (N, C, H, W).
@@ -31,6 +31,7 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         and pixels >= 2 * max(weight.shape[:2])
         and library.CAPABILITY in ("avx2", "avx512")
         and backend.DEFAULT != "reference"
+        and not checks.has_tangent(x, weight)
     )
 
 
@@ -51,8 +52,10 @@ def convolve(
         (N, outputs, H, W), channels last.
 
     Raises:
-        RuntimeError: an argument has the wrong type, shape or device, or the native kernels are not built.
+        RuntimeError: an argument has the wrong type, shape or device or a forward-mode tangent, or the native kernels
+            are not built.
     """
+    checks.no_tangent("convolve", x, weight, bias, add)
     shown = None if add is None else add.permute(0, 2, 3, 1)  # (N, H, W, outputs)
     out = torch.ops.stan.convolve(x.permute(0, 2, 3, 1), weight, bias, shown, relu)  # (N, H, W, outputs)
     return out.permute(0, 3, 1, 2)  # (N, outputs, H, W)

@@ -38,8 +38,8 @@ def shifted_nls(
 ) -> Matches:
     """Find the most similar key patches of every query, in small windows centred where the flow points.
 
-    Differentiable in query, key and flow, once (no second derivatives). The choice of the matches and the
-    slide of the windows are constants to the gradient.
+    Differentiable in query, key and flow, once and backward (no second derivatives, no forward mode). The choice
+    of the matches and the slide of the windows are constants to the gradient.
 
     Args:
         query: features that search, (B, T, HD*C, H, W), float16, bfloat16, float32 or float64; heads are

@@ -5,6 +5,7 @@ The kernels and schemas are in the library (csrc/). The functions that `backend.
 
 - a fake kernel: shapes and types of its outputs, for torch.compile and for the meta device;
 - its gradient: another op, so that it can be compiled and tested by itself. There are no second derivatives;
+  Nor is there a forward mode, which torch would take for a derivative of zero: the functions refuse it;
 - an autocast rule: nothing is cast down, since scores of half precision would reorder the matches. Features
   stay as they are, mixed types meet at the wider one, and what belongs to scores (flow, offsets, weights) is
   brought to the type of the scores.
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import no_tangent
 from .types import GatherSpec, Matches, RefineSpec, SearchSpec, score_dtype
 
 Grads = tuple[Tensor | None, ...]
@@ -27,11 +29,13 @@ _library = torch.library.Library("stan", "FRAGMENT")
 
 def search(query: Tensor, key: Tensor, flow: Tensor | None, spec: SearchSpec) -> Matches:
     """See `stan.ops.shifted_nls`."""
+    no_tangent("search", query, key, flow)
     return _placed(Matches(*ops.search(query, key, flow, **spec.settings())), flow)
 
 
 def refine(query: Tensor, key: Tensor, offsets: Tensor, frames: Tensor, spec: RefineSpec) -> Matches:
     """See `stan.ops.refine`."""
+    no_tangent("refine", query, key, offsets)
     return _placed(Matches(*ops.refine(query, key, offsets, frames, **spec.settings())[:3]), offsets)
 
 
@@ -43,17 +47,20 @@ def _placed(found: Matches, around: Tensor | None) -> Matches:
 
 def search_flow(forward: Tensor, backward: Tensor, temporal_window: int, stride: int, causal: bool) -> Tensor:
     """See `stan.ops.search_flow`."""
+    no_tangent("search_flow", forward, backward)
     return ops.search_flow(forward, backward, temporal_window, stride, causal)
 
 
 def gather(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec) -> Tensor:
     """See `stan.ops.gather`."""
+    no_tangent("gather", value, weights, offsets)
     settings = (spec.patch, spec.dilation, spec.stride, spec.block, False)
     return ops.gather(value, weights, offsets, frames, *settings)
 
 
 def gather_stack(value: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, spec: GatherSpec) -> Tensor:
     """See `stan.ops.gather_stack`."""
+    no_tangent("gather", value, weights, offsets)
     return ops.gather(value, weights, offsets, frames, 1, 1, spec.stride, spec.block, True)
 
 
@@ -61,6 +68,7 @@ def scatter(
     source: Tensor, weights: Tensor, offsets: Tensor, frames: Tensor, size: tuple[int, int], spec: GatherSpec
 ) -> Tensor:
     """See `stan.ops.scatter`."""
+    no_tangent("scatter", source, weights, offsets)
     settings = (spec.patch, spec.dilation, spec.stride)
     return ops.scatter(source, weights, offsets, frames, *size, *settings)
 

@@ -103,16 +103,20 @@ class WindowSpec:
 
     def check(self) -> None:
         """Raise unless every setting is valid by itself."""
-        for name in ("window", "topk", "heads", "dilation", "stride"):
+        checks.whole("window", self.window, 1, checks.LARGEST_WINDOW)
+        for name in ("topk", "heads", "stride"):
             checks.whole(name, getattr(self, name), 1)
-        checks.odd("patch", self.patch)
-        checks.positive("key_stride", self.key_stride)
+        checks.patch_of(self.patch, self.dilation)
+        if checks.positive("key_stride", self.key_stride) > checks.LARGEST:
+            raise ValueError(f"key_stride: expected at most {checks.LARGEST}, got {self.key_stride}")
         checks.choice("metric", self.metric, METRICS)
         checks.flag("slide", self.slide)
 
     def settings(self) -> dict[str, Any]:
         """The settings by name, as the native ops take them."""
-        return dict(vars(self))
+        return {
+            f.name: getattr(self, f.name) for f in fields(self)
+        }  # torch.compile does not know __dict__ of these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +196,9 @@ class GatherSpec:
     block: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("heads", "dilation", "stride", "block"):
+        for name in ("heads", "stride", "block"):
             checks.whole(name, getattr(self, name), 1)
-        checks.odd("patch", self.patch)
+        checks.patch_of(self.patch, self.dilation)
 
     def blocks_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of blocks on the query grid of a video of `size` (H, W)."""

@@ -117,6 +117,9 @@ def test_impossible_settings_are_named() -> None:
         "coarsest": 12,
         "finest": 3,
         "window": 4,
+        "coarsest_window": 16385,
+        "patch": 257,
+        "stride": 2**23,
         "subpixel": 2,
         "steadiness": 0.0,
     }.items():

@@ -123,3 +123,33 @@ def test_an_exported_graph_holds_no_fused_operator() -> None:
         graph = torch.export.export(Unit(), (x,))
     assert "mkldnn" not in str(graph)
     assert "stan.convolve" not in str(graph)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("side", [4, 20])  # too small for our kernel, and not
+def test_forward_mode_is_not_dropped(grad: bool, side: int) -> None:
+    """Neither our kernel nor oneDNN's fused forms have it, and torch would take it for zero."""
+    layer, x = layer_of(), torch.randn(1, 12, side, side, generator=torch.Generator().manual_seed(2))
+    inputs, tangents = (x, layer.weight.detach()), (x.cos(), layer.weight.detach().sin())
+
+    def with_weight(function: Any) -> Any:
+        return lambda x, weight: torch.func.functional_call(
+            Calls(layer, function), {"layer.weight": weight}, x
+        )
+
+    plain = torch.func.jvp(with_weight(lambda layer, x: F.relu(layer(x)) + layer(x) + x), inputs, tangents)
+    with torch.set_grad_enabled(grad):
+        sum_of = with_weight(lambda layer, x: conv_relu(layer, x) + conv_add(layer, x, x))
+        torch.testing.assert_close(torch.func.jvp(sum_of, inputs, tangents), plain, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.func.jvp(lambda y: conv_add(layer, x, y), (x,), (x,))[1], x)
+
+
+class Calls(nn.Module):
+    """A function of a layer, as a module."""
+
+    def __init__(self, layer: nn.Conv2d, function: Any) -> None:
+        super().__init__()
+        self.layer, self.function = layer, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer, x)

@@ -334,6 +334,38 @@ def test_autocast_trains() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["stan", "stan_tiny"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_video_of_any_float_type(name: str, dtype: torch.dtype) -> None:
+    """It is brought to the type of the parameters; the noise level never passes through a shorter one."""
+    model = stan.models.build(name, **(MINI if name == "stan" else {})).eval()
+    noisy = video(1, 3, 3, 17, 16).to(dtype)
+    with torch.no_grad():
+        clean = model(noisy, sigma=25.1)
+        assert clean.dtype == torch.float32
+        assert torch.equal(clean, model(noisy.float(), sigma=25.1))
+
+
+def test_network_of_another_float_type() -> None:
+    model, noisy = build(lively=True), video(1, 3, 3, 17, 16)
+    with torch.no_grad():
+        exact, precise = model(noisy, sigma=25), model.double()(noisy, sigma=25)
+    assert precise.dtype == torch.float64
+    torch.testing.assert_close(precise.float(), exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("grad", [False, True])
+def test_two_passes_compute_in_float32(dtype: torch.dtype, grad: bool) -> None:
+    model, noisy = stan.models.build("stan_tiny").eval().to(dtype), video(1, 2, 3, 16, 16)
+    with torch.set_grad_enabled(grad):
+        with pytest.raises(DataError, match=f"stan_tiny computes in float32, and its parameters are {dtype}"):
+            model(noisy, sigma=25)
+        if dtype == torch.bfloat16:
+            with torch.autocast("cpu", dtype):
+                assert model(noisy, sigma=25).isfinite().all()
+
+
 def test_contract_attributes() -> None:
     paper = stan.models.build("stan")
     assert isinstance(paper, VideoDenoiser)

@@ -221,6 +221,8 @@ def test_extreme_levels_stay_finite(sigma: float) -> None:
         ("channels", []),
         ("depths", [1]),
         ("key_stride", 0.0),
+        ("key_stride", 1e7),  # beyond what the kernels take, as the next
+        ("patch", 257),
         ("passes", 0),
     ],
 )

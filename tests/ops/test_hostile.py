@@ -100,6 +100,13 @@ HOSTILE: list[tuple[Callable, dict[str, Any], type[Exception], str]] = [
         "key_stride: expected a finite number above 0, got nan",
     ),
     (search, {"key_stride": "1"}, TypeError, "key_stride: expected a number, got '1'"),
+    (search, {"window": 16385}, ValueError, "window: expected at most 16384, got 16385"),
+    (search, {"dilation": 32769}, ValueError, "dilation: expected at most 32768, got 32769"),
+    (search, {"stride": 2**23 + 1}, ValueError, "stride: expected at most 8388608, got 8388609"),
+    (search, {"key_stride": 1e7}, ValueError, "key_stride: expected at most 8388608, got 10000000.0"),
+    (refine, {"patch": 257}, ValueError, "patch: expected at most 255, got 257"),
+    (gather, {"patch": 257}, ValueError, "patch: expected at most 255, got 257"),
+    (gather, {"block": 2**63}, ValueError, "block: expected at most 8388608"),
     (search, {"metric": "cosine"}, ValueError, r"metric: expected one of \('l2', 'dot'\), got 'cosine'"),
     (search, {"select": "best"}, ValueError, "select: expected one of .* got 'best'"),
     (

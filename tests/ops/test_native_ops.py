@@ -178,6 +178,26 @@ def test_autocast_scores_in_float32_and_brings_types_together() -> None:
     assert torch.equal(scores, OPS.search(half.float(), t["key"], flow, **SETTINGS)[0])
 
 
+def test_forward_mode_is_refused_in_words() -> None:
+    """torch would take the missing derivative for zero."""
+    x = torch.randn(1, 3, 4, 6, 7)
+    scores, offsets, frames = ops.shifted_nls(x, x, window=3, topk=2, backend="native")
+    flow = torch.zeros(1, 3, 2, 6, 7)
+    functions: dict[str, tuple[Callable[[Tensor], Any], Tensor]] = {
+        "search": (lambda q: ops.shifted_nls(q, x, window=3, topk=2, backend="native").scores, x),
+        "refine": (lambda o: ops.refine(x, x, o, frames, backend="native").scores, offsets),
+        "search_flow": (lambda f: ops.search_flow(f, flow, backend="native"), flow),
+        "gather": (lambda w: ops.gather(x, w, offsets, frames, backend="native"), scores),
+        "scatter": (lambda v: ops.scatter(v, scores, offsets, frames, size=(6, 7), backend="native"), x),
+    }
+    functions["gather_stack"] = (lambda v: ops.gather_stack(v, scores, offsets, frames, backend="native"), x)
+    for name, (function, at) in functions.items():
+        op = name.removesuffix("_stack")
+        with pytest.raises(RuntimeError, match=f"stan::{op} has no forward-mode derivative"):
+            torch.func.jvp(function, (at,), (torch.ones_like(at),))
+    torch.func.jvp(lambda s: s * functions["search"][0](x), (scores,), (scores,))  # what is constant passes
+
+
 def test_second_derivatives_are_refused_in_words() -> None:
     query, key, flow = calls(tensors())["search"]
     query = query.clone().requires_grad_()

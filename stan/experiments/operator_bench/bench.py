@@ -15,7 +15,6 @@ from stan.experiments.operator_bench.competitors import Found
 from stan.experiments.operator_bench.memory import Prober
 from stan.experiments.operator_bench.methods import METHODS, PASSES, agreement, call
 from stan.experiments.operator_bench.timing import Ceilings, alternate, measure_ceilings
-from stan.inference.memory import free_memory
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,7 @@ class Report:
 def run_bench(cases: list[Case], settings: Settings, on_row: Callable[[Row], None] | None = None) -> Report:
     """Measure every case; `on_row` is called as each is done."""
     report = Report(describe_machine(settings.device), measure_ceilings(settings.device), settings, [])
-    memory = settings.memory
-    if memory is None:
-        memory = int(0.6 * free_memory(torch.device("cpu")))
-    prober = Prober(memory, settings.limit, torch.get_num_threads())
+    prober = Prober(_memory(settings), settings.limit, torch.get_num_threads())
     try:
         for case in cases:
             row = _measure_case(case, settings, report.ceilings, prober)
@@ -109,6 +105,16 @@ def run_bench(cases: list[Case], settings: Settings, on_row: Callable[[Row], Non
     finally:
         prober.close()
     return report
+
+
+def _memory(settings: Settings) -> int:
+    """Bytes a method may take on the CPU; a run on a GPU asks for none there."""
+    if settings.memory is not None or settings.device != "cpu":
+        return settings.memory or 0
+    # Late: it brings all that denoising needs, and scripts/gpu_check.sh runs where little more than torch is.
+    from stan.inference.memory import free_memory
+
+    return int(0.6 * free_memory(torch.device("cpu")))
 
 
 def _measure_case(case: Case, settings: Settings, ceilings: Ceilings, prober: Prober) -> Row:
