@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +81,15 @@ def demux(
 
 
 def scan(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Index:
-    """Read all packets once: frame times, keyframes, and whether the file holds what it declares."""
+    """Read all packets once: frame times, keyframes, and whether the file holds what it declares.
+
+    Raises:
+        VideoError: no frames, or two of one time.
+    """
     times: list[tuple[int, bool]] = []
     untimed = packets = 0
     ends: dict[int, float] = {}
+    newest = -math.inf
     for packet in demux(container, tuple(container.streams), path, salvage=True):
         when = packet.pts if packet.pts is not None else packet.dts
         if when is not None:
@@ -91,6 +98,13 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, path: P
         if packet.stream.index != stream.index or packet.size == 0:
             continue
         packets += 1
+        if packet.dts is not None:
+            if (decoded := float(packet.dts * packet.time_base)) < newest - 1:
+                raise VideoError(
+                    f"{path}: time stamps start anew at frame {packets}, as of joined recordings; mend it first "
+                    f"(ffmpeg -fflags +genpts -i {shlex.quote(str(path))} -c copy mended.mkv)"
+                )
+            newest = max(newest, decoded)
         if packet.is_discard:
             continue
         if packet.pts is None:

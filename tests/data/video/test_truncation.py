@@ -1,7 +1,9 @@
-"""Files that declare more than they hold, and are whole: what counts is whether the structure ends in the file."""
+"""Files that declare more than they hold, and are whole; and such whose time stamps start anew."""
 
 from __future__ import annotations
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from stan.data.video import VideoClip
 from stan.errors import VideoError
 
-from .clips import ffmpeg
+from .clips import ffmpeg, probe_times
 
 COLOURS = "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=3"
 SOUND = "-f", "lavfi", "-i", "sine=d=3"
@@ -56,3 +58,18 @@ def test_the_head_cut_off_by_an_edit_list(tmp_path: Path) -> None:
     words = "-map", "0:v", "-map", "1:a", "-c", "copy", "-avoid_negative_ts", "disabled"
     ffmpeg("-itsoffset", "-0.7", "-i", whole, "-i", whole, *words, path)
     assert 55 < len(VideoClip(path)) < 75
+
+
+@pytest.mark.parametrize("name", ["joined.ts", "joined.vob"])
+def test_joined_recordings_are_refused_before_any_work(name: str, tmp_path: Path) -> None:
+    """Two frames of one time cannot both be written; the way out that the message names works."""
+    part, path = tmp_path / f"part{Path(name).suffix}", tmp_path / name
+    ffmpeg(*COLOURS, "-c:v", "mpeg2video", part)
+    path.write_bytes(2 * part.read_bytes())
+    with pytest.raises(VideoError, match="start anew at frame 76") as caught:
+        VideoClip(path)
+    command = shlex.split(str(caught.value).split("(ffmpeg ")[1].removesuffix(")"))
+    ffmpeg(*command[:-1], tmp_path / command[-1])
+    times = probe_times(tmp_path / command[-1])
+    assert len(times) == len(VideoClip(tmp_path / command[-1])) == 150
+    assert max(b - a for a, b in pairwise(map(float, times))) < 0.1
