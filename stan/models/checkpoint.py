@@ -151,8 +151,13 @@ def load(path: str | Path, device: str | torch.device = "cpu", **settings: Any) 
     weights, record = read(path)
     try:
         model = _make(record, path, settings)
-    except (CheckpointError, ConfigError):
-        missing = import_modules(imports_of(record), f"checkpoint {path}")
+    except (CheckpointError, ConfigError) as first:
+        try:
+            missing = import_modules(imports_of(record), f"checkpoint {path}")
+        except ConfigError:
+            if isinstance(first, ConfigError):  # of a setting that was asked for: nobody needs the modules
+                raise first from None
+            raise
         try:
             model = _make(record, path, settings)
         except CheckpointError as error:
@@ -193,7 +198,7 @@ def _make(record: dict[str, Any], path: str | Path, changes: Mapping[str, Any]) 
     try:
         name, settings = record["model"]["name"], record["model"]["settings"]
         with _no_larger_than(find(path).stat().st_size):
-            model = build(name, **changed(settings, changes))
+            model = build(name, **(changed(settings, changes) if changes else settings))
         model.trained = Trained.from_dict(record["trained"]) if record.get("trained") else None
         return model
     except KeyError as error:

@@ -75,11 +75,13 @@ def find(checkpoint: str | Path) -> Path:
         CheckpointError: if it is neither; names the nearest weights.
     """
     path = Path(checkpoint)
-    if path.is_file() or path.suffix or path.parent != Path("."):  # a folder is no checkpoint
+    if path.is_file() or path.suffix or path.parent != Path("."):
         return path
     known = {weights.name: weights.path for weights in shipped()}
     if path.name in known:
-        return known[path.name]
+        return known[path.name]  # also where a folder is called so, which cannot be a checkpoint
+    if path.exists():
+        return path
     raise CheckpointError(f"{checkpoint} is no file and no shipped weights; {nearest(path.name, known)}")
 
 

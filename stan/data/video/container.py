@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ def open_container(path: Path) -> av.container.InputContainer:
     if path.stat().st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes)")
     try:
-        return av.open(os.path.abspath(path), metadata_errors="replace")  # 12:30.mp4 is no protocol
+        return av.open(f"file:{path}", metadata_errors="replace")  # 12:30.mp4 names no protocol
     except av.error.PermissionError:
         raise VideoError(f"no permission to read {path}") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -118,16 +117,20 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, path: P
         pts=[pts for pts, _ in times],
         keyframes=[number for number, (_, key) in enumerate(times) if key],
         frames=len(times) or packets,
-        declared=_shortfall(container, stream, packets, ends),
+        declared=_shortfall(path, container, stream, packets, ends),
     )
 
 
 def _shortfall(
-    container: av.container.InputContainer, stream: av.VideoStream, packets: int, ends: dict[int, float]
+    path: Path,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    packets: int,
+    ends: dict[int, float],
 ) -> str:
     """What the file promises beyond what is there, in words; empty if nothing."""
     structured = container.format.name in STRUCTURED
-    missing = missing_bytes(Path(container.name), container.format.name) if structured else 0
+    missing = missing_bytes(path, container.format.name) if structured else 0
     if structured and not missing:
         return ""
     if stream.frames > packets and container.format.name != "matroska,webm":
