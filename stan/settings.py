@@ -293,9 +293,10 @@ def _fitted(value: Any, hint: Any) -> Any:
     if origin is Literal and value in parts and type(value) in map(type, parts):
         return value
     if origin in (list, tuple):
-        if not isinstance(value, (list, tuple)) and origin is tuple:
+        one = not isinstance(value, (list, tuple))
+        if one and (origin is tuple or isinstance(value, Mapping)):  # a section is no item
             raise _Misfit
-        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        items = [value] if one else list(value)
         each = parts if origin is tuple and Ellipsis not in parts else [parts[0]] * len(items)
         if len(each) != len(items) or value is None:
             raise _Misfit

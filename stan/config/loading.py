@@ -11,14 +11,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from stan.config.schema import Config, LossConfig, ModelConfig, NoiseConfig
+from stan.config.schema import Config, DataConfig, LossConfig, ModelConfig, NoiseConfig, checked_part
 from stan.data.noise.sigma import parse_sigma
 from stan.data.sources import takes_noisy
 from stan.errors import CheckpointError, ConfigError, nearest, short
 from stan.imports import import_modules
 from stan.models.checkpoint import RENAMED, imports_of, read
 from stan.registry import Registry, losses, networks, noises, tasks
-from stan.settings import Setting, companion, plain, settings_of
+from stan.settings import REQUIRED, Setting, companion, plain, settings_of
 
 INCLUDE = "include"
 
@@ -33,8 +33,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         path: a YAML file, or the name of one of ours, such as ``train/demo.yaml``; its ``include:`` list names
             further files, relative to itself or of ours, that are laid underneath in their order.
-        overrides: words such as ``noise.sigma=[10,30]``, ``evaluation.max_frames=5``, ``data.cache=null``;
-            values are YAML.
+        overrides: words such as ``noise.sigma=[10,30]``, ``data.cache=null`` or ``data.parts.0.split=val``, which
+            changes an entry of a list by its number; values are YAML.
 
     Raises:
         ConfigError: naming the key, its value and the way out.
@@ -71,6 +71,7 @@ def build(layers: Sequence[Layer], *, resolve: bool = True) -> Config:
             raise ConfigError(f"{layers[0][1]}: {_line(error)}") from None
     _import(merged, layers[0][1])
     config: Config = _record(Config, merged, "", layers)
+    _check_parts(config.data, layers)
     _fill_in(config)
     _check_combinations(config)
     return config
@@ -146,7 +147,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> Tree:
 
 
 def _parse_overrides(given: Sequence[str]) -> Tree:
-    tree = OmegaConf.create()
+    tree: Tree = {}
     for word in given:
         key, equals, text = word.partition("=")
         if not equals or not key:
@@ -155,12 +156,15 @@ def _parse_overrides(given: Sequence[str]) -> Tree:
             )
         try:
             value = _plain(OmegaConf.from_dotlist([f"value={text}"]))["value"] if text else None
-            OmegaConf.update(tree, key, value, force_add=True)
+            parsed = OmegaConf.create()
+            OmegaConf.update(parsed, key, value, force_add=True)
+            upper = _plain(parsed)
         except Exception as error:
             reference = any(word in str(error) for word in ("alias", "anchor"))
             quoting = "; quote values that begin with * or &" if reference else ""
             raise ConfigError(f"{short(word)} on the command line: {_line(error)}{quoting}") from None
-    return _plain(tree)
+        _merge(tree, upper, "command line")
+    return tree
 
 
 def _plain(tree: Any, resolve: bool = False) -> Tree:
@@ -173,8 +177,14 @@ def _line(error: Exception) -> str:
     return text if len(text) <= 300 else text[:300] + "..."
 
 
-def _lay(lower: Tree, upper: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+def _lay(lower: Tree, upper: Mapping[str, Any], origin: str) -> None:
     """Lay a tree over another one in place; a component named anew leaves the settings of the earlier one behind."""
+    _leave_behind(lower, upper, origin)
+    _merge(lower, upper, origin)
+
+
+def _leave_behind(lower: Tree, upper: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    """Remove the settings of components that the upper tree names anew."""
     for key, value in upper.items():
         before = lower.get(key)
         renamed = isinstance(value, str) and isinstance(before, str) and value != before
@@ -188,9 +198,42 @@ def _lay(lower: Tree, upper: Mapping[str, Any], origin: str, prefix: str = "") -
     for key, value in upper.items():
         before = lower.get(key)
         if isinstance(value, dict) and isinstance(before, dict):
-            _lay(before, value, origin, f"{prefix}{key}.")
+            _leave_behind(before, value, origin, f"{prefix}{key}.")
+
+
+def _merge(lower: Tree, upper: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    """Lay a tree over another one in place: keys over those of a section, numbers over the entries of a list."""
+    for key, value in upper.items():
+        before, path = lower.get(key), f"{prefix}{key}"
+        if isinstance(before, list) and _by_number(value):
+            lower[key] = _merged_list(before, value, origin, path)
+        elif isinstance(value, dict) and isinstance(before, dict):
+            _merge(before, value, origin, f"{path}.")
         else:
             lower[key] = value
+
+
+def _by_number(value: Any) -> bool:
+    """Whether these are entries of a list by their numbers, as ``data.parts.0.split=val`` gives them."""
+    return isinstance(value, dict) and value != {} and all(str(key).isdecimal() for key in value)
+
+
+def _merged_list(lower: list[Any], upper: Tree, origin: str, path: str) -> list[Any]:
+    """A list with entries laid over those of the same number."""
+    entries, changes = _inside(lower), _inside(upper)
+    for number, entry in changes.items():
+        if number not in entries:
+            raise ConfigError(
+                f"{origin}: {path} has no entry {short(number)} (={short(entry)}); it has {len(lower)}, counted from 0"
+            )
+    _merge(entries, changes, origin, f"{path}.")
+    return list(entries.values())
+
+
+def _inside(node: Any) -> Tree:
+    """What a section holds by its keys, a list by its numbers; of anything else nothing."""
+    pairs = node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else ())
+    return {str(key): value for key, value in pairs}
 
 
 def _import(tree: Tree, origin: str) -> None:
@@ -240,11 +283,25 @@ def _record(schema: type, tree: Any, prefix: str, layers: Sequence[Layer]) -> An
         if setting.section:
             values[name] = _record(setting.section, tree.get(name, {}), f"{path}.", layers)
         else:
+            given = tree.get(name, setting.default)
+            if isinstance(setting.default, list) and _by_number(given):
+                given = _merged_list(setting.default, given, _origin(path, layers), path)
             try:
-                values[name] = setting.checked(tree.get(name, setting.default), path)
+                values[name] = setting.checked(given, path)
             except ConfigError as error:
                 raise ConfigError(f"{_origin(path, layers)}: {error}") from None
     return schema(**values)
+
+
+def _check_parts(data: DataConfig, layers: Sequence[Layer]) -> None:
+    """Bring what the parts of a mixture state into the declared types, key by key to tell where each was set."""
+    for number, given in enumerate(data.parts):
+        path = f"data.parts.{number}"
+        for key, value in given.items():
+            try:
+                given.update(checked_part({key: value}, path))
+            except ConfigError as error:
+                raise ConfigError(f"{_origin(f'{path}.{key}', layers)}: {error}") from None
 
 
 def _origin(path: str, layers: Sequence[Layer]) -> str:
@@ -252,8 +309,8 @@ def _origin(path: str, layers: Sequence[Layer]) -> str:
     for tree, origin in reversed(layers):
         node: Any = tree
         for part in path.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        if node is not None:
+            node = _inside(node).get(part, REQUIRED)
+        if node is not REQUIRED:
             return origin
     return layers[0][1]
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from stan.errors import ConfigError, nearest, short
 from stan.registry import layouts, losses, networks, noises, protocols, sources, tasks
-from stan.settings import Count, Natural, at_least, below, between, length
+from stan.settings import Count, Natural, Setting, above, at_least, below, between, length, settings_of
 
 Rate = Annotated[float, at_least(0)]
 Sigma = Annotated[float, between(0, 255)]
@@ -118,6 +119,40 @@ class DataConfig:
     cache: str | None = applied(
         None, "folder of decoded frames; null: .stan-cache in the root, or the user's cache folder"
     )
+
+
+@dataclasses.dataclass
+class PartConfig:
+    """What an entry of `DataConfig.parts` has beside the keys of `DataConfig` that it changes.
+
+    Attributes:
+        share: of the samples, relative to the other parts.
+        still: one frame under a slow camera instead of the clip's own motion.
+    """
+
+    share: Annotated[float, above(0)] = 1.0
+    still: bool = False
+
+
+PART: Mapping[str, Setting] = {
+    **{key: settings_of(DataConfig)[key] for key in ("kind", "root", "noisy", "split", "downscale")},
+    **settings_of(PartConfig),
+}
+"""All that an entry of `DataConfig.parts` may state."""
+
+
+def checked_part(given: Any, path: str) -> dict[str, Any]:
+    """What an entry of `DataConfig.parts` states, in the declared types; a message calls it `path`.
+
+    Raises:
+        ConfigError: no section, an unknown key, or a value that does not fit.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{path}={short(given)} should be a section with keys {', '.join(PART)}")
+    for key, value in given.items():
+        if key not in PART:
+            raise ConfigError(f"unknown key {path}.{str(key)[:80]}={short(value)}; {nearest(key, PART)}")
+    return {key: PART[key].checked(value, f"{path}.{key}") for key, value in given.items()}
 
 
 @dataclasses.dataclass

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stan.config import Config
+from stan.config.schema import PART, checked_part
 from stan.data.cache import cached
 from stan.data.clips import Clip
 from stan.data.pairs import PairedClip
 from stan.data.sampling import MixedClips, PannedStills, TrainingClips, TrainingPairs
 from stan.data.sources import open_clips, takes_noisy
-from stan.errors import ConfigError, nearest
+from stan.errors import ConfigError
 from stan.training.loading import TrainingBatches
 from stan.training.validation import open_validation_clips
 
@@ -33,23 +34,18 @@ def open_training_parts(config: Config) -> list[Part]:
     """The parts of the mixture to train on; without one, the split as it is.
 
     Raises:
-        ConfigError: for a part that is not a table of known keys.
+        ConfigError: for a part that is no section of known keys with values that fit, or does not go with the others.
     """
     data = config.data
-    common = {key: getattr(data, key) for key in ("kind", "root", "noisy", "split", "downscale")}
-    known = [*common, "share", "still"]
+    common = {key: getattr(data, key, setting.default) for key, setting in PART.items()}
+    checked = [checked_part(given, f"data.parts.{number}") for number, given in enumerate(data.parts)]
     parts = []
-    for given in data.parts or [{}]:
-        if not isinstance(given, dict):
-            raise ConfigError(f"data.parts: {given!r} should be a table with keys of {', '.join(known)}")
-        for key in given:
-            if key not in known:
-                raise ConfigError(f"data.parts: {key!r} is not known; {nearest(str(key), known)}")
+    for given in checked or [{}]:
         options = {**common, **given}
         _check_part(given, options, takes_noisy(data.kind))
         clips = open_clips(options["kind"], options["root"], options["split"], options["noisy"])
         clips = cached(clips, data.cache, downscale=options["downscale"])
-        parts.append(Part(clips, float(options.get("share", 1.0)), bool(options.get("still", False))))
+        parts.append(Part(clips, options["share"], options["still"]))
     return parts
 
 
@@ -62,7 +58,7 @@ def _check_part(given: dict[str, Any], options: dict[str, Any], pairs: bool) -> 
         )
     if pairs and ("root" in given) != ("noisy" in given):
         raise ConfigError(f"data.parts: {given} should name both root and noisy, or neither")
-    if pairs and options.get("still"):
+    if pairs and options["still"]:
         raise ConfigError(
             "data.parts: still films clean pictures, which pairs have no noise for: leave it out"
         )

@@ -100,6 +100,24 @@ def test_words_of_the_command_line(empty: Path) -> None:
     assert result.model.settings["patch"] == 3
 
 
+def test_entries_of_a_list_are_changed_by_their_numbers(tmp_path: Path, empty: Path) -> None:
+    name = "train/stan_tiny.yaml"
+    parts = config.load(name).data.parts
+    words = ["data.parts.0.split=few", "data.parts.2.share=2"]
+    wanted = [{**parts[0], "split": "few"}, parts[1], {**parts[2], "share": 2.0}, parts[3]]
+    assert config.load(name, words).data.parts == wanted
+    numbered = "data: {parts: {0: {split: few}, 2: {share: 2}}}\n"
+    assert config.load(write(tmp_path / "x.yaml", f"include: {name}\n{numbered}")).data.parts == wanted
+    assert "no entry '4'" in (line := refusal(Path(name), "data.parts.4.share=2"))
+    assert "it has 4" in line
+    wrong = write(tmp_path / "wrong.yaml", "data: {parts: [{}, {downscale: a}]}\n")
+    assert refusal(wrong, "data.parts.0.share=2").startswith(f"{wrong}: data.parts.1.downscale='a'")
+    words = ["data.parts=[{},{split: few}]", "data.parts.1.still=true", "optimizer.betas.1=0.95"]
+    result = config.load(empty, words)
+    assert result.data.parts == [{}, {"split": "few", "still": True}]
+    assert result.optimizer.betas == [0.9, 0.95]  # over the default
+
+
 @pytest.mark.parametrize(
     ("word", "parts"),
     [
@@ -114,6 +132,14 @@ def test_words_of_the_command_line(empty: Path) -> None:
         ("evaluation.sigmas=[300]", ["300", "255"]),
         ("data.crop=2", ["data.crop=2", "8"]),
         ("data.kind=davsi", ["'davsi'", "'davis'"]),
+        ("data.parts.0.share=1", ["command line: data.parts has no entry '0'", "it has 0"]),
+        ("data.parts={share: 1}", ["data.parts={'share': 1}", "a list of sections"]),
+        ("data.parts=[{},{shrae: 1}]", ["data.parts.1.shrae=1", "'share'"]),
+        ("data.parts=[{share: abc}]", ["command line: data.parts.0.share='abc'", "a number above 0"]),
+        ("data.parts=[{share: null}]", ["command line: data.parts.0.share=None", "a number above 0"]),
+        ("data.parts=[{},{downscale: 1.5}]", ["data.parts.1.downscale=1.5", "a whole number"]),
+        ("data.parts=[{root: null}]", ["data.parts.0.root=None", "text"]),
+        ("data.parts=[{kind: davsi}]", ["data.parts.0.kind='davsi'", "'davis'"]),
         ("ema.decay=1", ["ema.decay", "below 1"]),
         ("optimizer.warmup_steps=1000", ["warmup_steps=1000", "max_steps=1000"]),
         ("optimizer.lr=nan", ["optimizer.lr='nan'", "a number"]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stan.config import Config
+from stan.config import Config, load
 from stan.data.sampling import MixedClips, PannedStills, TrainingClips
 from stan.errors import StanError
 from stan.training.data_module import open_training_parts, training_samples
@@ -40,9 +40,27 @@ def test_each_part_changes_what_it_names(config: Config) -> None:
     assert mixed[0].shape == (5, 3, 16, 16)
 
 
+def test_the_recipe_takes_another_list_for_some_parts(config: Config) -> None:
+    """What the head of the file advises."""
+    words = [f"data.{key}={getattr(config.data, key)}" for key in ("root", "cache")]
+    recipe = load("train/stan_tiny.yaml", [*words, "data.parts.0.split=few", "data.parts.2.split=few"])
+    parts = open_training_parts(recipe)
+    assert [[clip.name for clip in part.clips] for part in parts] == [["b"], ["a", "b"], ["b"], ["a", "b"]]
+    assert [part.share for part in parts] == [0.35, 0.4, 0.15, 0.1]
+    assert [part.still for part in parts] == [False, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("part", "says"),
-    [("half", "half"), ({"shape": 1}, "share"), ({"share": 0}, "share"), ({"split": "gone"}, "gone")],
+    [
+        ("half", "data.parts.0='half'"),
+        ({"shape": 1}, "data.parts.0.shape=1; did you mean 'share'"),
+        ({"share": 0}, "data.parts.0.share=0 should be a number above 0"),
+        ({"share": "abc"}, "data.parts.0.share='abc'"),
+        ({"downscale": 1.5}, "data.parts.0.downscale=1.5"),
+        ({"root": None}, "data.parts.0.root=None should be text"),
+        ({"split": "gone"}, "gone"),
+    ],
 )
 def test_a_wrong_part_is_told(config: Config, part: Any, says: str) -> None:
     config.data.parts = [part, {}]
