@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from torch import Tensor
 from stan.config import Config
 from stan.errors import CheckpointError, TrainingError
 from stan.files import replacing
+from stan.models.checkpoint import read
 from stan.training.module import DenoisingModule, StepCallback
 from stan.training.validation import Validation
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+
+Score = tuple[float, int]
+"""The PSNR (dB) of a validation, and its step."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -88,29 +94,58 @@ class _Watched:
 class Checkpoints(StepCallback):
     """Keeps ``last.ckpt`` (every so many steps and whenever training stops) and the best (highest PSNR).
 
-    The best is ``best.ckpt``, those behind it ``best-2.ckpt`` and so on. Also ends a training that no longer gets
-    better.
+    The best is ``best.ckpt``, those behind it ``best-2.ckpt`` and so on. Which there are, the files say, each of
+    itself: a state travels to other folders, and that of ``last.ckpt`` may be older than they, or written under other
+    settings. Also ends a training that no longer gets better.
 
     Args:
         config: says where they go, how often ``last.ckpt`` is written, how many of the best are kept, and how many
             validations in a row without a better one end training.
         validation: whose results are compared.
-        anew: forget the best of a resumed training, whose validation was another one; its file is set aside.
+        anew: forget how good a resumed training was, whose validation was another one.
+        comparable: whether the best of a training with such settings, found in the folder, is one of this training;
+            others are set aside.
 
     Attributes:
-        best: (PSNR, step) of those kept, best first.
+        best: those kept, best first.
+        highest: the PSNR that the next validation must exceed, be its checkpoint here or not.
+        worse: validations in a row that did not.
         ended_early: whether patience ended this training.
     """
 
-    def __init__(self, config: Config, validation: Validation, *, anew: bool) -> None:
-        self.folder, self.validation, self.anew = Path(config.output), validation, anew
+    def __init__(
+        self,
+        config: Config,
+        validation: Validation,
+        *,
+        anew: bool,
+        comparable: Callable[[Mapping[str, Any]], bool],
+    ) -> None:
+        self.folder, self.validation = Path(config.output), validation
+        self.anew, self.comparable = anew, comparable
         self.every = config.trainer.checkpoint_every
         self.keep, self.patience = config.validation.keep, config.validation.patience
-        self.best: list[tuple[float, int]] = []
+        self.best: list[Score] = []
+        self.highest: float | None = None
         self.worse = 0
         self.ended_early = False
+        self._found: list[Path] = []  # the files of `best`
+        self._others: list[Path] = []
         self._saved_step = -1
         self._lost = False
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Look which of the best lie in the folder; the first process does for all."""
+        if trainer.is_global_zero:
+            self._look()
+        self.best = trainer.strategy.broadcast(self.best)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Set aside what cannot be compared; end what a killed run was about to rename."""
+        if trainer.is_global_zero:
+            for path in self._others:
+                os.replace(path, path.with_stem(f"{path.stem}-before"))
+            self._arrange(self._found)
 
     def after_batch(self, trainer: pl.Trainer, module: DenoisingModule, ends_step: bool) -> None:
         """Write what is due; never in the middle of an accumulated step."""
@@ -148,41 +183,85 @@ class Checkpoints(StepCallback):
         return "there is no checkpoint yet"
 
     def state_dict(self) -> dict[str, Any]:
-        """The best scores so far, so that a resumed run does not replace a better checkpoint."""
-        return {"best": [list(entry) for entry in self.best], "worse": self.worse}
+        """The best scores so far, that of this state among them where it is one."""
+        return {"best": [list(score) for score in self.best], "worse": self.worse, "highest": self.highest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best scores."""
-        if self.anew:
-            return
-        if "best" in state_dict:
-            self.best = [(float(psnr), int(step)) for psnr, step in state_dict["best"]]
-            self.worse = int(state_dict["worse"])
-        elif state_dict["best_psnr"] is not None:  # of before there were several
-            self.best = [(state_dict["best_psnr"], state_dict["best_step"])]
+        """Restore how good the training was. Which of its best are here is looked up."""
+        if not self.anew:
+            scores = [psnr for psnr, _ in _scores(state_dict)]
+            self.highest = state_dict.get("highest", max(scores, default=None))
+            self.worse = int(state_dict.get("worse", 0))
+
+    def _look(self) -> None:
+        found: list[tuple[Score, Path]] = []
+        for path in self.folder.glob("best*.ckpt"):
+            if not re.fullmatch(r"best(-\d+)?", path.stem):
+                continue
+            try:
+                settings = read(path)[1].get("config") or {}
+            except CheckpointError:
+                continue  # damaged: stays until another needs its name
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            scores = _scores(content.get("callbacks", {}).get(self.state_key, {}))
+            own = [score for score in scores if score[1] == content["global_step"]]
+            if own and self.comparable(settings):
+                found.append((own[0], path))
+            elif own:
+                self._others.append(path)
+        found.sort(key=_ranking)
+        self.best, self._found = [score for score, _ in found], [path for _, path in found]
 
     def _compare(self, trainer: pl.Trainer, psnr: float) -> None:
-        better = not self.best or psnr > self.best[0][0]
+        better = self.highest is None or psnr > self.highest
+        self.highest = psnr if better else self.highest
         self.worse = 0 if better else self.worse + 1
-        place = sum(psnr <= other for other, _ in self.best)
-        if place < self.keep:
-            self.best.insert(place, (psnr, trainer.global_step))
-            self.best = self.best[: self.keep]
-            if trainer.is_global_zero:
-                self._make_room(place)
-            trainer.save_checkpoint(self.folder / best_name(place))
+        self._keep_best(trainer, (psnr, trainer.global_step))
         if self.patience and self.worse >= self.patience:
             self.ended_early = trainer.should_stop = True
 
-    def _make_room(self, place: int) -> None:
-        if self.anew:  # the best of another validation is not lost
-            self.anew = False
-            for index in range(99):
-                if (before := self.folder / best_name(index)).exists():
-                    os.replace(before, self.folder / f"{before.stem}-before{before.suffix}")
-        for index in range(len(self.best) - 1, place, -1):
-            if (before := self.folder / best_name(index - 1)).exists():
-                os.replace(before, self.folder / best_name(index))
+    def _keep_best(self, trainer: pl.Trainer, new: Score) -> None:
+        """Save the state at hand if it is one of the best: beside those of before, which then make room.
+
+        Of a step that a killed run has validated already, the better one stays.
+        """
+        before = self.best
+        known = [(score, self.folder / best_name(place)) for place, score in enumerate(before)]
+        here = (new, self._unused_name(len(known)))
+        ranked = sorted([*known, here], key=_ranking)
+        steps = [step for (_, step), _ in ranked]
+        kept = [pair for place, pair in enumerate(ranked) if steps[place] not in steps[:place]][: self.keep]
+        self.best = [score for score, _ in kept]
+        if here in kept:
+            try:
+                trainer.save_checkpoint(here[1])
+            except BaseException:
+                self.best = before
+                raise
+        if trainer.is_global_zero:
+            named = self._arrange([path for _, path in kept])
+            for _, path in ranked:
+                if path not in named:
+                    path.unlink(missing_ok=True)
+
+    def _arrange(self, files: list[Path]) -> list[Path]:
+        """Give these, best first, the names of their places; cut short, each still has the name of some place."""
+        files = list(files)
+        for place in range(len(files)):
+            target = self.folder / best_name(place)
+            if files[place] == target or not files[place].exists():
+                continue
+            if target in files[place + 1 :] and target.exists():
+                away = self._unused_name(len(files))
+                os.replace(target, away)
+                files[files.index(target)] = away
+            os.replace(files[place], target)
+            files[place] = target
+        return files
+
+    def _unused_name(self, place: int) -> Path:
+        paths = (self.folder / best_name(other) for other in itertools.count(place))
+        return next(path for path in paths if not path.exists())
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         self._saved_step = trainer.global_step
@@ -194,3 +273,16 @@ class Checkpoints(StepCallback):
 def best_name(place: int) -> str:
     """The file of the best (0), second best (1) ... checkpoint."""
     return BEST if place == 0 else f"best-{place + 1}.ckpt"
+
+
+def _ranking(pair: tuple[Score, Path]) -> Score:
+    """Sorts the best first; of equal ones, the earlier."""
+    psnr, step = pair[0]
+    return -psnr, step
+
+
+def _scores(state: Mapping[str, Any]) -> list[Score]:
+    """The best scores in a state of `Checkpoints`."""
+    if state.get("best_psnr") is not None:  # of before there were several
+        return [(float(state["best_psnr"]), int(state["best_step"]))]
+    return [(float(psnr), int(step)) for psnr, step in state.get("best", [])]

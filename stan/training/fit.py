@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from stan import models
-from stan.config import Config, to_yaml
+from stan.config import Config, to_dict, to_yaml
+from stan.config.schema import Resumed
 from stan.files import write_text
 from stan.models import VideoDenoiser
 from stan.training.checkpoints import BEST, LAST, Checkpoints
@@ -25,7 +26,7 @@ from stan.training.optimizer import named_groups
 from stan.training.progress import TrainingProgress
 from stan.training.ranks import outside_rank, run_together, started_from_outside
 from stan.training.record import TrainingLog, header, memory_gib, write_summary
-from stan.training.resuming import Start, plan_start
+from stan.training.resuming import Start, changed, plan_start, what_happens
 from stan.training.stopping import CalmStop, StopNow
 from stan.training.trainer import build_loggers, build_trainer, quiet_lightning
 from stan.training.validation import Validation
@@ -48,7 +49,7 @@ class Fit(Outcome):
 
     Attributes:
         steps: optimiser steps done in all.
-        best_psnr: the highest validation PSNR in dB, if any validation ran.
+        best_psnr: the validation PSNR of the best checkpoint in dB, if there is one.
         interrupted: stopped by Ctrl-C before the last step.
         ended_early: stopped because validations no longer got better (``validation.patience``).
         output: the folder.
@@ -68,7 +69,8 @@ class Fit(Outcome):
     @property
     def best(self) -> Path | None:
         """The checkpoint of the highest validation PSNR."""
-        return self.output / BEST if self.best_psnr is not None else None
+        path = self.output / BEST
+        return path if self.best_psnr is not None and path.exists() else None
 
 
 def build_network(config: Config) -> VideoDenoiser:
@@ -153,7 +155,9 @@ class Job:
         module = DenoisingModule(self.network, config, self.replay, self.optimizer_state)
         module.starts = self.start.starts
         validation = Validation(config.validation.every)
-        checkpoints = Checkpoints(config, validation, anew=self.start.new_validation)
+        checkpoints = Checkpoints(
+            config, validation, anew=self.start.new_validation, comparable=self.comparable
+        )
         health = Health(output, config.trainer.max_skips, checkpoints)
         log, stop = TrainingLog(output, config.trainer.log_every, health, validation), CalmStop()
         progress = TrainingProgress(self.label, validation)
@@ -195,3 +199,13 @@ class Job:
         self.network = module.best_network.cpu().eval()
         best_psnr = checkpoints.best[0][0] if checkpoints.best else None
         return Outcome(trainer.global_step, best_psnr, ended == "interrupted", checkpoints.ended_early)
+
+    def comparable(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a best checkpoint in the output folder, of a run with these settings, counts for this one too."""
+        path, now = self.start.path, to_dict(self.config)
+        kinds = {what_happens(key) for key in changed(settings, now)}
+        if path is not None and path.parent.resolve() == Path(self.config.output).resolve():
+            return Resumed.MEASURED not in kinds
+        # Killed before there was a last.ckpt, the same training comes to the same again.
+        same = kinds <= {Resumed.APPLIED} and settings.get("model") == now["model"]
+        return same and self.config.resume != "never"
