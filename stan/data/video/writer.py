@@ -294,8 +294,8 @@ class VideoWriter:
 
 
 def _name(path: Path) -> str:
-    """An absolute name: the start of a relative one with a colon FFmpeg takes for a protocol."""
-    return os.path.abspath(path)
+    """What FFmpeg takes for this file: of a plain name with a colon the start would be a protocol."""
+    return f"file:{path}"
 
 
 def _reason(error: Exception) -> str:
