@@ -15,6 +15,9 @@ from av.stream import Disposition
 from stan.data.video.truncation import STRUCTURED, missing_bytes
 from stan.errors import VideoError
 
+ARBITRARY_CLOCK = ("mpegts", "mpeg")
+"""Formats whose clock may start anywhere (FFmpeg's AVFMT_TS_DISCONT), and which are sought by times of decoding."""
+
 
 @dataclass(frozen=True)
 class Index:
@@ -22,8 +25,10 @@ class Index:
 
     pts: list[int]  # empty if the container holds no times
     keyframes: list[int]  # frame numbers
+    places: list[int]  # times that seeking finds the keyframes by
     frames: int
     declared: str  # "" or what the file says it holds and does not
+    by_decoding: bool = False  # frames are timed by their decoding: the file does not say when to show them
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -83,9 +88,10 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, path: P
     """Read all packets once: frame times, keyframes, and whether the file holds what it declares.
 
     Raises:
-        VideoError: no frames, or two of one time.
+        VideoError: no frames, or times that start anew.
     """
-    times: list[tuple[int, bool]] = []
+    times: dict[int, int | None] = {}  # when a frame is shown, and the time to seek it by if it is a keyframe
+    sought_by_dts = container.format.name in ARBITRARY_CLOCK
     untimed = packets = 0
     ends: dict[int, float] = {}
     newest = -math.inf
@@ -109,16 +115,28 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, path: P
         if packet.pts is None:
             untimed += 1
         else:
-            times.append((packet.pts, packet.is_keyframe))
+            place = packet.dts if sought_by_dts and packet.dts is not None else packet.pts
+            times[packet.pts] = place if packet.is_keyframe else None
     if packets == 0:
         raise VideoError(f"{path} holds no frames")
-    times = sorted(dict(times).items()) if not untimed else []
+    by_decoding = _is_shown_late(container, stream)
+    shown = [] if untimed or by_decoding else sorted(times)
+    places = {number: at for number, pts in enumerate(shown) if (at := times[pts]) is not None}
     return Index(
-        pts=[pts for pts, _ in times],
-        keyframes=[number for number, (_, key) in enumerate(times) if key],
-        frames=len(times) or packets,
+        pts=shown,
+        keyframes=list(places),
+        places=list(places.values()),
+        frames=len(shown) or packets,
         declared=_shortfall(path, container, stream, packets, ends),
+        by_decoding=by_decoding,
     )
+
+
+def _is_shown_late(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether frames are shown in another order than they lie in, and the file does not say when: AVI keeps no such
+    times, and what FFmpeg makes up for H.264 and H.265 is the order in the file."""
+    context = stream.codec_context
+    return bool(container.format.name == "avi" and context.name in ("h264", "hevc") and context.has_b_frames)
 
 
 def _shortfall(

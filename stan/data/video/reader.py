@@ -18,14 +18,20 @@ from torch import Tensor
 from stan.data.clips import Clip
 from stan.data.frame import Frame
 from stan.data.video.colour import UNSPECIFIED, Colour
-from stan.data.video.container import demux, first_frame, open_container, scan, video_stream
+from stan.data.video.container import (
+    ARBITRARY_CLOCK,
+    demux,
+    first_frame,
+    open_container,
+    scan,
+    video_stream,
+)
 from stan.data.video.pixels import describe
 from stan.data.video.properties import CopiedPacket, Properties, to_uint8
 from stan.data.video.session import ALPHA_FORMAT, Session, alpha_decoder
 from stan.errors import VideoError
 
 _CENTRED_CHROMA = ("mjpeg", "mpeg1video")
-_ARBITRARY_CLOCK = ("mpegts", "mpeg")  # formats whose clock may start anywhere
 
 
 class VideoClip(Clip):
@@ -55,7 +61,7 @@ class VideoClip(Clip):
             stream = video_stream(container, self.path)
             self.stream_index = stream.index
             self.index = scan(container, stream, self.path)
-            arbitrary = container.format.name in _ARBITRARY_CLOCK
+            arbitrary = container.format.name in ARBITRARY_CLOCK
             self.origin = container.start_time or 0 if arbitrary else 0  # microseconds to subtract from times
         if self.index.declared:
             if not salvage:

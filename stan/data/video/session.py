@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,8 @@ class Session:
         self._owner = os.getpid()
         self._clip = clip
         self._container = open_container(clip.path)
+        self._begin: int | None = None  # the time before which frames belong to an earlier keyframe
+        self._next = self._seek(start)  # number of the frame that comes next, if all before it decode
         stream = self._container.streams[clip.stream_index]
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
@@ -48,10 +52,10 @@ class Session:
         alpha = clip.properties.pixel_format == ALPHA_FORMAT
         self._decoder = (alpha and alpha_decoder(stream)) or stream.codec_context
         self._decode = PictureDecoder()
-        self._next = self._seek(start)  # number of the frame that comes next, if all before it decode
         self._first = self._next
         self._seen = 0
         self._last_pts: int | None = None
+        self._step = max(1, round(1 / (clip.properties.fps * clip.properties.time_base)))
         self._ready: deque[Frame | CopiedPacket] = deque()
         streams = (stream, *(self._container.streams[k] for k in copied))
         self._packets = demux(self._container, streams, clip.path, clip.salvage)
@@ -87,10 +91,31 @@ class Session:
         return self._ready.popleft()
 
     def _seek(self, start: int) -> int:
-        key = self._key_before(start)
-        if key:
-            self._container.seek(self._clip.index.pts[key], stream=self._stream, backward=True)
-        return key
+        """Go to the keyframe before ``start``, by one before that where the format's search goes astray (MPEG, FLV);
+        to the first one where it finds none, or cannot search, as raw MJPEG."""
+        index, key = self._clip.index, self._key_before(start)
+        if key == 0:
+            return 0
+        last = bisect.bisect_left(index.keyframes, key)
+        with suppress(av.error.FFmpegError, OSError, StopIteration):
+            for at in range(last, max(-1, last - 4), -1):
+                if self._arrives_at(index.places[at], whole=at == last) <= index.pts[index.keyframes[at]]:
+                    self._go_to(index.places[at])  # again, as a packet was taken
+                    self._begin = index.pts[key]
+                    return key
+        self._container.close()  # which has read on, looking for the place
+        self._container = open_container(self._clip.path)
+        return 0
+
+    def _go_to(self, place: int) -> None:
+        self._container.seek(place, stream=self._container.streams[self._clip.stream_index], backward=True)
+
+    def _arrives_at(self, place: int, whole: bool) -> float:
+        """The time of the frame at which one is after seeking ``place``; infinity if it has none, or is no ``whole``
+        keyframe: MPEG may be entered inside of one."""
+        self._go_to(place)
+        packet = next(self._container.demux(self._container.streams[self._clip.stream_index]))
+        return math.inf if packet.pts is None or (whole and not packet.is_keyframe) else packet.pts
 
     def _key_before(self, start: int) -> int:
         """The frame that decoding begins with to reach ``start``; the first one where the file does not tell."""
@@ -117,6 +142,8 @@ class Session:
             return
         for picture in pictures:
             assert isinstance(picture, av.VideoFrame)
+            if self._begin is not None and picture.pts is not None and picture.pts < self._begin:
+                continue
             self._ready.append(self._frame(picture))
 
     def _frame(self, picture: av.VideoFrame) -> Frame:
@@ -136,14 +163,14 @@ class Session:
 
     def _pts_of(self, picture: av.VideoFrame) -> int:
         """A time that rises from frame to frame, made up where the file has none."""
-        last, properties = self._last_pts, self._clip.properties
-        if picture.pts is not None:
-            pts = picture.pts - self._origin()
-        else:
-            step = max(1, round(1 / (properties.fps * properties.time_base)))
-            pts = 0 if last is None else last + step
-        if last is not None and pts <= last:
-            pts = last + 1
+        last, by_decoding = self._last_pts, self._clip.index.by_decoding
+        when = picture.dts if by_decoding else picture.pts
+        made_up = 0 if last is None else last + self._step
+        pts = made_up if when is None else when - self._origin()
+        if last is not None:
+            pts = max(pts, last + 1)
+            if by_decoding:  # the last frames have no such times: they go on as those before
+                self._step = pts - last
         self._last_pts = pts
         return pts
 

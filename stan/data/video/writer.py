@@ -17,6 +17,7 @@ from av.stream import Discard, Disposition
 
 from stan.data.frame import Frame
 from stan.data.video.codecs import CONTAINERS, Encoding
+from stan.data.video.container import open_container
 from stan.data.video.pixels import PictureEncoder
 from stan.data.video.properties import CopiedPacket, Properties
 from stan.data.video.reader import VideoClip
@@ -155,7 +156,8 @@ class VideoWriter:
         form = CONTAINERS[self.path.suffix.lower()]
         self._copies: dict[int, av.stream.Stream] = {}
         self._covers: list[av.Packet] = []  # of containers in which a cover is a stream
-        self._container = av.open(_name(self._file.place), "w", format=form, container_options=_LENIENT)
+        name = f"file:{self._file.place}"  # of a relative name with a colon the start would be a protocol
+        self._container = av.open(name, "w", format=form, container_options=_LENIENT)
         self._stream = self._add_stream(encoding)
         if source is not None:
             self._add_copies(source, alone)
@@ -186,7 +188,7 @@ class VideoWriter:
 
     def _add_copies(self, source: VideoClip, alone: bool) -> None:
         """Streams for everything beside the video, unless ``alone``; metadata and chapters."""
-        with av.open(_name(source.path), metadata_errors="replace") as given:
+        with open_container(source.path) as given:
             self._container.metadata.update(_kept(given.metadata))
             self._container.set_chapters(given.chapters())
             video = given.streams[source.stream_index]
@@ -291,11 +293,6 @@ class VideoWriter:
             yield
         except (av.error.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from None
-
-
-def _name(path: Path) -> str:
-    """What FFmpeg takes for this file: of a plain name with a colon the start would be a protocol."""
-    return f"file:{path}"
 
 
 def _reason(error: Exception) -> str:
