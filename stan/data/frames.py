@@ -10,6 +10,7 @@ import av.error
 import cv2
 import numpy as np
 
+from stan.data.image_files import full_scale, several
 from stan.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
@@ -30,7 +31,7 @@ def read_frame(path: Path, *, strict: bool = False) -> np.ndarray:
     """Decode one frame.
 
     Grey becomes RGB, an alpha channel is dropped, 16 bits are rounded to 8 (v / 257), an EXIF rotation is
-    applied.
+    applied; the highest sample that a PPM names is white.
 
     Args:
         path: an image file.
@@ -42,7 +43,7 @@ def read_frame(path: Path, *, strict: bool = False) -> np.ndarray:
         `(H, W, 3)` uint8 RGB.
 
     Raises:
-        DataError: missing, damaged, not an image, or neither 8 nor 16 bits; names the file.
+        DataError: missing, damaged, not an image, of several pictures, or neither 8 nor 16 bits; names the file.
     """
     try:
         data = path.read_bytes()
@@ -56,12 +57,15 @@ def read_frame(path: Path, *, strict: bool = False) -> np.ndarray:
         _check_jpeg(path, data, strict)
     if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
         raise DataError(f"frame {path} is damaged: the PNG file ends too early")
+    if reason := several(path, data):
+        raise DataError(f"frame {reason}")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
         image = None
     if image is None:
         raise DataError(f"frame {path} is damaged or not an image: it does not decode")
+    image = full_scale(image, data)
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     elif image.dtype != np.uint8:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import io
 
 from stan.data import FrameClip, open_clips
@@ -134,6 +135,22 @@ def test_other_sorts_of_png(tmp_path: Path, dtype: type, channels: int, value: i
     assert frame.shape == (4, 5, 3)
     assert frame.dtype == np.uint8
     assert (frame == expected).all()
+
+
+@pytest.mark.parametrize("peak", [1, 100, 255, 1023, 65535])
+def test_the_highest_sample_of_a_ppm_is_white(peak: int, tmp_path: Path) -> None:
+    samples = np.array([[[0, peak, peak // 2]]], ">u2" if peak > 255 else np.uint8)
+    (tmp_path / "0.ppm").write_bytes(f"P6\n1 1\n{peak}\n".encode() + samples.tobytes())
+    assert np.abs(read_frame(tmp_path / "0.ppm")[0, 0] - samples[0, 0] / peak * 255).max() <= 0.5
+
+
+def test_a_frame_of_several_pictures_is_refused(tmp_path: Path) -> None:
+    pages = [Image.fromarray(picture(seed)) for seed in (0, 1)]
+    pages[0].save(tmp_path / "0.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(
+        DataError, match=r"^frame .*0\.tif holds 2 pictures instead of one: split it first \(tiff"
+    ):
+        read_frame(tmp_path / "0.tif")
 
 
 LAYOUTS = {

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
-import shlex
-import struct
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +19,7 @@ from torch import Tensor
 from stan.data.clips import Clip
 from stan.data.frame import Frame
 from stan.data.frames import IMAGE_SUFFIXES, is_image, natural_key
+from stan.data.image_files import full_scale, several
 from stan.data.video.colour import FULL, Colour
 from stan.data.video.properties import Properties, to_uint8
 from stan.errors import VideoError
@@ -146,7 +144,8 @@ def read_picture(path: Path) -> np.ndarray:
         raise VideoError(f"{path} is cut short (no end marker)")
     if data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]:
         raise VideoError(f"{path} is cut short (no end marker)")
-    _refuse_several(path, data)
+    if reason := several(path, data):
+        raise VideoError(reason)
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if jpeg else cv2.IMREAD_UNCHANGED
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -156,63 +155,12 @@ def read_picture(path: Path) -> np.ndarray:
         raise VideoError(f"{path} is not a picture that can be read, or is damaged")
     if picture.dtype not in _DEPTHS:
         raise VideoError(f"{path} holds {picture.dtype} samples: use 8 or 16 bits, or 32-bit float")
-    if header := _NETPBM.match(data):
-        picture = _full_scale(picture, plain=header[1] in b"23", peak=int(header[2]))
+    picture = full_scale(picture, data)
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]
     if picture.ndim == 3:
         picture = np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])
     return picture
-
-
-_NETPBM = re.compile(rb"P([2356])(?:(?:\s|#[^\n]*\n)+\d+){2}(?:\s|#[^\n]*\n)+(\d+)")
-"""The header of PGM (2, 5) and PPM (3, 6), plain (2, 3) or not, to its highest sample."""
-
-
-def _full_scale(picture: np.ndarray, *, plain: bool, peak: int) -> np.ndarray:
-    """Samples of which ``peak`` is the highest as those of their type; OpenCV does so for plain ones of 8 bits."""
-    full = np.iinfo(picture.dtype).max
-    if not 0 < peak < full or (plain and full == 255):
-        return picture
-    return ((np.minimum(picture, peak).astype(np.uint32) * full + peak // 2) // peak).astype(picture.dtype)
-
-
-def _refuse_several(path: Path, data: bytes) -> None:
-    """Raise a VideoError for a file of several pictures, of which OpenCV gives the first without a word."""
-    name = shlex.quote(str(path))
-    number, command = 1, ""
-    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        number, command = _tiff_pages(data), f"tiffsplit {name} page_"
-    elif data[8:16] == b"WEBPVP8X" and data[20] & 2:  # animated
-        number, command = data.count(b"ANMF"), f"convert {name} -coalesce page%05d.png"
-    elif data.startswith(b"\x89PNG") and (control := data.find(b"acTL", 0, data.find(b"IDAT"))) > 0:
-        (number,) = struct.unpack_from(">I", data, control + 4)
-        command = f"ffmpeg -i {name} page%05d.png"
-    if number > 1:
-        raise VideoError(f"{path} holds {number} pictures instead of one: split it first ({command})")
-
-
-def _tiff_pages(data: bytes) -> int:
-    """Pages of a TIFF file, leaving out smaller copies and masks of them."""
-    order = "<" if data.startswith(b"II") else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    many, size, offset, value = ("Q", 20, "Q", 12) if big else ("H", 12, "I", 8)
-    pages, seen = 0, {0}
-    try:
-        (place,) = struct.unpack_from(order + offset, data, 8 if big else 4)
-        while place not in seen:
-            seen.add(place)
-            (entries,) = struct.unpack_from(order + many, data, place)
-            first = place + struct.calcsize(many)
-            tag, kind = struct.unpack_from(order + "HH", data, first)
-            role = 0
-            if tag == 254:  # NewSubfileType, the lowest of all tags, which are in order
-                (role,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, first + value)
-            pages += not role & 0b101
-            (place,) = struct.unpack_from(order + offset, data, first + entries * size)
-    except struct.error:  # it is damaged there
-        pass
-    return pages
 
 
 def write_picture(path: Path, picture: np.ndarray, settings: Sequence[int] = ()) -> None:
