@@ -28,6 +28,7 @@ class Part(NamedTuple):
     clips: list[Clip]
     share: float  # of the samples, relative to the other parts
     still: bool  # one frame under a slow camera instead of the clip's own motion
+    origin: str = ""  # kind and root: clips of one name and origin show the same
 
 
 def open_training_parts(config: Config) -> list[Part]:
@@ -45,7 +46,8 @@ def open_training_parts(config: Config) -> list[Part]:
         _check_part(given, options, takes_noisy(data.kind))
         clips = open_clips(options["kind"], options["root"], options["split"], options["noisy"])
         clips = cached(clips, data.cache, downscale=options["downscale"])
-        parts.append(Part(clips, options["share"], options["still"]))
+        origin = f"{options['kind']} {options['root']}"
+        parts.append(Part(clips, options["share"], options["still"], origin))
     return parts
 
 

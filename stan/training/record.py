@@ -153,7 +153,8 @@ def _noise_words(config: Config, network: VideoDenoiser, clips: list[Clip]) -> s
 def header(config: Config, network: VideoDenoiser, start: Start, device: torch.device, devices: int) -> str:
     """What is about to be trained on what, and where it goes: a few lines for a person."""
     data, options = config.data, config.trainer
-    clips = [clip for part in open_training_parts(config) for clip in part.clips]
+    parts = open_training_parts(config)  # some of the same clips, at other sizes
+    clips = list({(part.origin, clip.name): clip for part in parts for clip in part.clips}.values())
     count = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     threads = f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else ""
     settings = "".join(f" {key}={value}" for key, value in config.task_settings.items())

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from stan.config import Config, load
 from stan.data.sampling import MixedClips, PannedStills, TrainingClips
 from stan.errors import StanError
+from stan.models import build
 from stan.training.data_module import open_training_parts, training_samples
-from tests.data.conftest import make_davis, save  # noqa: F401 - a fixture and its helper
+from stan.training.record import header
+from stan.training.resuming import Start
+from tests.data.conftest import make_davis, picture, save  # noqa: F401 - a fixture and its helper
 
 
 @pytest.fixture
@@ -48,6 +52,19 @@ def test_the_recipe_takes_another_list_for_some_parts(config: Config) -> None:
     assert [[clip.name for clip in part.clips] for part in parts] == [["b"], ["a", "b"], ["b"], ["a", "b"]]
     assert [part.share for part in parts] == [0.35, 0.4, 0.15, 0.1]
     assert [part.still for part in parts] == [False, False, True, True]
+
+
+def test_the_header_counts_each_sequence_once(config: Config, tmp_path: Path) -> None:
+    for folder in ("here/c", "there/c"):
+        for frame in range(2):
+            save(tmp_path / folder / f"{frame}.png", picture(frame))
+    here, there = (
+        {"kind": "folder", "root": str(tmp_path / name), "split": None} for name in ("here", "there")
+    )
+    config.data.parts = [{}, {"downscale": 2}, {"still": True, "split": "few"}, here, here, there]
+    network = build("unet_tiny")
+    said = header(config, network, Start(), torch.device("cpu"), 1)
+    assert "\n4 sequences, 17 frames; " in said
 
 
 @pytest.mark.parametrize(
