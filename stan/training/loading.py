@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import weakref
 from collections.abc import Generator, Iterator
 from multiprocessing.process import BaseProcess
@@ -14,6 +13,7 @@ from types import FrameType
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stan.config import Config
@@ -120,12 +120,12 @@ class TrainingBatches:
         if not self._workers:
             return iter(loader), []
         before = set(multiprocessing.active_children())
-        # PyTorch raises an error in the middle of a step when a loader dies; here it is noticed at the next batch.
-        main = threading.current_thread() is threading.main_thread()
-        at_death = signal.getsignal(signal.SIGCHLD) if main else None
         batches = iter(loader)
-        if main:
-            signal.signal(signal.SIGCHLD, at_death)
+        assert isinstance(batches, _MultiProcessingDataLoaderIter)
+        # PyTorch raises an error in the middle of a step when a process that it has listed dies; here it is noticed at
+        # the next batch.
+        _remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
         return batches, [child for child in multiprocessing.active_children() if child not in before]
 
 
