@@ -173,10 +173,8 @@ def _begin(
 ) -> tuple[Source, Options, NoiseLevels]:
     """The source opened and the noise level settled, with what a person should know of them told."""
     source = input if isinstance(input, VideoClip | PicturesClip) else open_source(input)
-    if source.properties.interlaced:
-        options.tell(
-            "the video is interlaced and is denoised as whole frames: deinterlace it first (ffmpeg -vf bwdif)"
-        )
+    if said := source.properties.interlacing:
+        options.tell(said)
     options = found_if_not_given(model, options)
     return source, options, NoiseLevels(model, options)
 

@@ -178,6 +178,8 @@ def denoise_stream(
     with ExitStack() as stack:
         reader = RawReader(_reading(input, stack), raw)
         writer = RawWriter(_writing(output, stack), reader)
+        if said := reader.properties.interlacing:
+            options.tell(said)
         options.tell(
             f"streaming with a delay of {network.delay} frames, {network.window} frames seen at once"
         )

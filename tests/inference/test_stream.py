@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,16 @@ def test_raw_bytes_pass_an_identity_unchanged() -> None:
     output = io.BytesIO()
     assert denoise_stream(identity(), io.BytesIO(data), output, raw=RawFormat(*SIZE, "rgb24")).frames == 7
     assert output.getvalue() == data
+
+
+def test_of_an_interlaced_stream_it_is_said() -> None:
+    source = ["-f", "lavfi", "-i", "testsrc=s=16x12:d=0.2", "-pix_fmt", "yuv420p"]
+    for interlace in ([], ["-vf", "tinterlace=4"]):
+        command = ["ffmpeg", "-v", "error", *source, *interlace, "-f", "yuv4mpegpipe", "-"]
+        y4m = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+        lines: list[str] = []
+        denoise_stream(identity(), io.BytesIO(y4m), io.BytesIO(), Options(tell=lines.append))
+        assert any("interlaced" in line for line in lines) == bool(interlace)
 
 
 def test_given_and_estimated_sigma_reach_the_network() -> None:

@@ -46,6 +46,15 @@ class Properties:
     float_samples: bool = False
 
     @property
+    def interlacing(self) -> str:
+        """What a person should know of denoising interlaced video; empty if it is none."""
+        if not self.interlaced:
+            return ""
+        return (
+            "the video is interlaced and is denoised as whole frames: deinterlace it first (ffmpeg -vf bwdif)"
+        )
+
+    @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the coded pictures."""
         return self.height, self.width
