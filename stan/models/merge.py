@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from stan import ops
 from stan.flow import FlowPair
+from stan.models.brightness import own_brightness
 from stan.models.cells import BLOCK, CELL, CELL_BLOCKS, by_cell, coarse, detail, smoothed, spread
-from stan.models.convolutions import conv_relu
+from stan.models.convolutions import added, conv_relu
 
 LEAST_VARIANCE = 1e-6
 """Added to the noise variance (values in [0, 1]), so that a level of zero divides nothing by zero."""
@@ -101,6 +102,7 @@ class Merge(nn.Module):
         key_stride: distance of the candidates, in pixels.
         causal: no frame looks ahead.
         hidden: channels inside the learned correction of the weights; 0 is none.
+        brightness: the mean keeps the brightness of the frame itself, see `own_brightness`.
     """
 
     EVIDENCE = 3
@@ -114,11 +116,12 @@ class Merge(nn.Module):
         key_stride: float = 1.0,
         causal: bool = False,
         hidden: int = 16,
+        brightness: bool = True,
     ) -> None:
         super().__init__()
         self.temporal_window = temporal_window
         self.slots = temporal_window + 1 if causal else 2 * temporal_window + 1
-        self.patch = patch
+        self.patch, self.brightness = patch, brightness
         self.search = ops.ShiftedNLS(  # of each slot: where flow points, and the best beside it
             window=window,
             temporal_window=temporal_window,
@@ -248,9 +251,15 @@ class Merge(nn.Module):
         best = known.masked_fill(missing, MOST_MISFIT).amin(2, keepdim=True)
         evidence = torch.cat([best.log1p(), (others * known).sum(2, keepdim=True).log1p(), own], 2)
         remaining = (own.square() + (others.square() * kept).sum(2, keepdim=True)).sqrt()
+        means = list(mean.split(3, 2))
+        if self.brightness:
+            departs = found.both[:, part, :3] - means[0]
+            variance = level.square() * spread(remaining.square() + 1 - 2 * own, CELL_BLOCKS, level)
+            lacks = own_brightness(departs, variance)
+            means = [added(m, lacks) for m in means]
         return Merged(
-            mean[:, :, :3],
-            mean[:, :, 3:],
+            means[0],
+            means[1],
             own_features,
             level * spread(remaining, CELL_BLOCKS, level),
             spread(evidence, CELL_BLOCKS, level),

@@ -62,6 +62,7 @@ class TwoPassSettings:
         key_stride: distance of the candidates in the window, in pixels.
         patch: ps, side of the compared patches, in pixels.
         correction: channels inside the learned correction of the merge's weights; 0 is none.
+        brightness: merged frames keep their own brightness where it changes from frame to frame.
     """
 
     causal: bool = False
@@ -76,6 +77,7 @@ class TwoPassSettings:
     key_stride: Annotated[float, Limit(lambda pixels: 0 < pixels <= 1024, "above 0, at most 1024")] = 1.0
     patch: Annotated[int, ODD, between(1, 255)] = 7
     correction: Natural = 16
+    brightness: bool = True
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the settings of the offset source, and check all values.
@@ -131,6 +133,7 @@ class TwoPass(VideoDenoiser):
             key_stride=s.key_stride,
             causal=s.causal,
             hidden=s.correction,
+            brightness=s.brightness,
         )
 
     def needs_flow(self) -> bool:
