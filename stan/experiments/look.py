@@ -103,7 +103,7 @@ def look(model: VideoDenoiser, video: Tensor, sigma: float | None, block: str | 
         )
     noisy = video[None, ..., :h, :w].contiguous()
     if isinstance(model, TwoPass):
-        flow = model.source(model.estimates(noisy, sigma)[0])
+        flow = model.source(model.flow_view(noisy, model.estimates(noisy, sigma)[0]))
     else:
         zero = torch.zeros(1, len(video), 2, h, w)
         flow = model.source(noisy) if model.needs_flow() else FlowPair(zero, zero)

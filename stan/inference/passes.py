@@ -238,7 +238,8 @@ class PassDenoiser:
         first = next((n for n, item in enumerate(clip) if n > 0 and item.flow is None), None)
         if first is not None:
             with torch.no_grad():
-                pair = self.model.source(torch.stack([item.frames for item in clip[first - 1 :]])[None])
+                views = [self.model.flow_view(item.noisy, item.frames) for item in clip[first - 1 :]]
+                pair = self.model.source(torch.stack(views)[None])
             for n, item in enumerate(clip[first:]):
                 item.flow = FlowPair(pair.forward[0, n], pair.backward[0, n + 1])
         known = [item.flow for item in clip[1:] if item.flow is not None]

@@ -135,9 +135,9 @@ class VideoDenoiser(nn.Module):
     number, one included.
 
     A network of `passes` over the frames can also be run pass by pass, so that a long video is computed as it comes
-    and nothing twice. Its output is then ``first_pass``, and ``passes - 1`` times ``next_pass`` with the flow of the
-    frames that the pass before has left; a pass looks at ``pass_reach`` frames each side. A clip of one frame has the
-    first pass only.
+    and nothing twice. Its output is then ``first_pass``, and ``passes - 1`` times ``next_pass`` with the flow of what
+    `flow_view` makes of the frames that the pass before has left; a pass looks at ``pass_reach`` frames each side. A
+    clip of one frame has the first pass only.
 
     Attributes:
         name: the registry's name.
@@ -225,10 +225,15 @@ class VideoDenoiser(nn.Module):
         Args:
             noisy, noise_map: as for `first_pass`.
             before: what the pass before has left.
-            flow: of ``before.frames``.
+            flow: of `flow_view`.
             keep: of the clip's frames.
         """
         raise TypeError(f"{type(self).__name__} has no passes: passes={self.passes}")
+
+    def flow_view(self, noisy: Tensor, cleaned: Tensor) -> Tensor:
+        """The frames of which flow is estimated between two passes, from the noisy ones and what the pass before has
+        left of them, `(..., 3, H, W)`."""
+        return cleaned
 
     def needs_flow(self) -> bool:
         """Whether `forward_core` looks at the flow; where not, none is estimated."""

@@ -63,6 +63,8 @@ class TwoPassSettings:
         patch: ps, side of the compared patches, in pixels.
         correction: channels inside the learned correction of the merge's weights; 0 is none.
         brightness: merged frames keep their own brightness where it changes from frame to frame.
+        flow_noise: share of the noise that the offset source sees again: cleaning has taken fine texture with it, by
+            which flow finds its way.
     """
 
     causal: bool = False
@@ -78,6 +80,7 @@ class TwoPassSettings:
     patch: Annotated[int, ODD, between(1, 255)] = 7
     correction: Natural = 16
     brightness: bool = True
+    flow_noise: Annotated[float, between(0, 1)] = 0.0
 
     def __post_init__(self) -> None:
         """Turn lists into tuples, fill in the settings of the offset source, and check all values.
@@ -123,7 +126,7 @@ class TwoPass(VideoDenoiser):
             multiple=BLOCK * 2 ** (len(s.channels) - 1),
         )
         self.passes = s.passes
-        self.features = s.features
+        self.features, self.flow_noise = s.features, s.flow_noise
         inputs = 3 * planes + s.features + 2 + Merge.EVIDENCE
         self.clean = UNet(inputs, planes + s.features, s.channels, s.depths)
         self.merge = Merge(
@@ -152,6 +155,10 @@ class TwoPass(VideoDenoiser):
     def estimates_core(self, noisy: Tensor, noise_map: Tensor | None, flow: FlowPair | None) -> list[Tensor]:
         """See `VideoDenoiser.estimates_core`: the result of each pass."""
         return self._passes(noisy, noise_map, flow)[0]
+
+    def flow_view(self, noisy: Tensor, cleaned: Tensor) -> Tensor:
+        """See `VideoDenoiser.flow_view`."""
+        return torch.lerp(cleaned.float(), noisy.float(), self.flow_noise) if self.flow_noise else cleaned
 
     def first_pass(self, noisy: Tensor, noise_map: Tensor | None) -> Cleaned:
         """See `VideoDenoiser.first_pass`.
@@ -205,7 +212,7 @@ class TwoPass(VideoDenoiser):
         estimates, merged = [cleaned.frames], None
         for _ in range(self.passes - 1 if noisy.shape[1] > 1 else 0):
             before = Cleaned(cleaned.frames.detach(), cleaned.features)
-            displacement = self.source(before.frames) if flow is None else flow
+            displacement = self.source(self.flow_view(noisy, before.frames)) if flow is None else flow
             if torch.is_grad_enabled() or wanted:
                 cleaned, merged = self._again(noisy, level, before, displacement)
             else:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stan.errors import ConfigError
 from stan.flow import FlowPair
+from stan.flow.classical import ZeroFlow
 from stan.models import Cleaned, TwoPass, build
 from stan.models.base import joined
 from stan.models.cells import BLOCK, CELL, spread
@@ -267,3 +268,24 @@ def test_passes_one_by_one_are_the_whole() -> None:
         )
     assert torch.equal(again.frames, whole[:, 4:7])
     assert torch.equal(part.frames, whole[:, 4:7])
+
+
+def test_flow_sees_a_part_of_the_noise() -> None:
+    """In training, on whole clips and pass by pass alike."""
+    seen: list[torch.Tensor] = []
+
+    class Seeing(ZeroFlow):
+        def estimate(self, video: torch.Tensor) -> FlowPair:
+            seen.append(video)
+            return super().estimate(video)
+
+    network = tiny(flow="zero", flow_noise=0.2)
+    network.source = Seeing()
+    noisy = waves(4, 24, 32, (1.0, 0.0)) + noise_like(torch.zeros(1, 4, 3, 24, 32))
+    first = network.estimates(noisy, 30.0)[0].detach()
+    expected = 0.8 * first + 0.2 * noisy
+    with torch.no_grad():
+        network(noisy, 30.0)
+    assert all(torch.allclose(video, expected, atol=1e-5) for video in seen)
+    assert len(seen) == 2
+    assert torch.equal(tiny().flow_view(noisy, first), first)
