@@ -13,6 +13,7 @@ from stan.flow.classical import DISFlow, FarnebackFlow, PairwiseFlow, TVL1Flow, 
 from stan.flow.learned import LearnedFlow
 from stan.flow.pyramid import PyramidFlow
 from stan.flow.raft import RaftFlow
+from stan.flow.steady import SteadyFlow
 from stan.registry import sources
 
 
@@ -38,6 +39,7 @@ __all__ = [
     "PairwiseFlow",
     "PyramidFlow",
     "RaftFlow",
+    "SteadyFlow",
     "TVL1Flow",
     "ZeroFlow",
     "build",

@@ -53,20 +53,29 @@ class OffsetSource(nn.Module):
     constructor, which checks them as the subclass declares them, and implements `estimate`. Sources with
     parameters that learn through the search's flow gradient return a differentiable result and set `trainable`;
     all others return plain data. One whose flow between two neighbours depends on these two frames alone sets
-    `pairwise`: long videos are then estimated in pieces. One that calls another library than torch unsets `torch_only`:
-    it cannot be part of an exported graph.
+    `pairwise`: long videos are then estimated in pieces. One that corrects such flow by what is around it sets
+    `pairwise` and `context`, and implements `measured`, the flow of the two frames alone, and `corrected`, of which
+    `estimate` is the second after the first. One that calls another library than torch unsets `torch_only`: it cannot
+    be part of an exported graph.
 
     Args:
         settings: the keyword arguments that rebuild this source, ``build(source.name, **source.settings)``.
+
+    Attributes:
+        trainable, pairwise, torch_only: see above.
+        context: frames on each side of two neighbours that `corrected` looks at as well.
+        causal: no later frame may say anything about earlier flow; set by a network that does not look ahead.
     """
 
     name: ClassVar[str] = "own"
     trainable: ClassVar[bool] = False
     pairwise: ClassVar[bool] = False
+    context: ClassVar[int] = 0
     torch_only: ClassVar[bool] = True
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
+        self.causal = False
         self.settings: dict[str, Any] = complete(type(self), settings, f"offset source {self.name!r}")
 
     @property
@@ -99,6 +108,19 @@ class OffsetSource(nn.Module):
     def estimate(self, video: Tensor) -> FlowPair:
         """Compute the flow of a checked video of two frames or more (see `forward`)."""
         raise TypeError(f"{type(self).__name__} is an offset source without an estimate() method")
+
+    def measured(self, video: Tensor) -> FlowPair:
+        """The flow of a `pairwise` source before anything but the two neighbours is looked at; as for the call."""
+        return self(video)
+
+    def corrected(self, video: Tensor, flow: FlowPair) -> FlowPair:
+        """`measured` flow, corrected by frames and flow around it; it stays as it is where `context` is 0.
+
+        Args:
+            video: `(B, T, 3, H, W)`; the flow at its ends is corrected by less than that amid it.
+            flow: of `measured`.
+        """
+        return flow
 
     def extra_repr(self) -> str:
         """The settings, for printing."""

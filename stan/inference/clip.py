@@ -187,7 +187,7 @@ def estimate_flow(source: FlowOf, noisy: Tensor, tell: Tell | None = None) -> Fl
 
 def flow_frames(source: FlowOf | FlowPair, length: int, height: int, width: int) -> int:
     """How many frames of a chunk are given to the offset source together."""
-    if not getattr(source, "pairwise", False):
+    if not getattr(source, "pairwise", False) or getattr(source, "context", None):
         return length
     return min(length, max(2, FLOW_PIXELS // (height * width)))
 

@@ -151,7 +151,7 @@ def preview_file(
     scale = scale_of(model)
     writer = open_output(f"{folder}/", enlarged_source(source, scale), settings)
     count = min(count, len(source))
-    reach = max(1, model.temporal_reach)
+    reach = max(1, model.reach)
     with _discarding(writer):
         for k in range(count):
             number = (2 * k + 1) * len(source) // (2 * count)

@@ -52,6 +52,7 @@ class _Seen:
     frames: Tensor  # (3, H, W), what the last pass made of it
     features: Tensor  # (F, h, w)
     flow: FlowPair | None = None  # (2, H, W) each: from the frame before to this one, and back
+    corrected: FlowPair | None = None  # the same, once all frames are there that it is corrected by
 
 
 class PassDenoiser:
@@ -87,8 +88,8 @@ class PassDenoiser:
         self.dtype = type_of(options.dtype, self.device)
         self.plan = options.tiles or TilePlan()
         self.reach = model.pass_reach
-        self.delay = 0 if model.causal else model.temporal_reach
-        self.window = 2 * model.temporal_reach + 1
+        self.delay = 0 if model.causal else model.reach
+        self.window = 2 * model.reach + 1
         self._later = 0 if model.causal else self.reach
         self._slots = self.reach + 1 if model.causal else 2 * self.reach + 1
         self._ahead, self._live = ahead, live
@@ -205,7 +206,7 @@ class PassDenoiser:
                 fresh = held[done : done + made.frames.shape[1]]
                 self._tell(len(fresh))
                 for item, frames, features in zip(fresh, made.frames[0], made.features[0]):
-                    yield replace(item, frames=frames, features=features, flow=None)
+                    yield replace(item, frames=frames, features=features, flow=None, corrected=None)
                 done += len(fresh)
                 del made  # not beside what comes next
 
@@ -233,19 +234,35 @@ class PassDenoiser:
 
         yield from self._tiled(noisy, run)
 
+    @torch.no_grad()
     def _flow(self, clip: Sequence[_Seen]) -> FlowPair:
         """The flow of a clip, `(1, T, 2, H, W)` each; that between two neighbours is estimated once."""
-        first = next((n for n, item in enumerate(clip) if n > 0 and item.flow is None), None)
-        if first is not None:
-            with torch.no_grad():
-                views = [self.model.flow_view(item.noisy, item.frames) for item in clip[first - 1 :]]
-                pair = self.model.source(torch.stack(views)[None])
+        source, zero = self.model.source, torch.zeros_like(clip[0].noisy[:2])
+        first = next((n for n, item in enumerate(clip) if n > 0 and item.flow is None), len(clip))
+        if first < len(clip):
+            pair = source.measured(self._views(clip[first - 1 :]))
             for n, item in enumerate(clip[first:]):
                 item.flow = FlowPair(pair.forward[0, n], pair.backward[0, n + 1])
-        known = [item.flow for item in clip[1:] if item.flow is not None]
-        zero = torch.zeros_like(clip[0].noisy[:2])
-        forward = torch.stack([*(f.forward for f in known), zero])[None]
-        return FlowPair(forward, torch.stack([zero, *(f.backward for f in known)])[None])
+        measured = [item.flow for item in clip[1:] if item.flow is not None]
+        if not source.context:
+            return _in_order(measured, zero)
+        first = next((n for n, item in enumerate(clip) if n > 0 and item.corrected is None), len(clip))
+        known = [item.corrected for item in clip[1:first] if item.corrected is not None]
+        if first < len(clip):
+            begin = max(0, first - 1 - source.context)
+            pair = source.corrected(self._views(clip[begin:]), _in_order(measured[begin:], zero))
+            fresh = [FlowPair(*both) for both in zip(pair.forward[0], pair.backward[0, 1:])][
+                first - 1 - begin :
+            ]
+            known += fresh
+            for item, both in zip(clip[first : len(clip) - source.context], fresh):
+                item.corrected = both  # not at the end of the clip: there may be more to come
+        return _in_order(known, zero)
+
+    @torch.no_grad()
+    def _views(self, clip: Sequence[_Seen]) -> Tensor:
+        """What flow sees of a clip, `(1, T, 3, H, W)`."""
+        return torch.stack([self.model.flow_view(item.noisy, item.frames) for item in clip])[None]
 
     def _tiled(self, noisy: Tensor, run: Callable[[Window], Iterator[Cleaned]]) -> Iterator[Cleaned]:
         """What `run` makes of the parts of frames `(1, T, 3, H, W)`, put together, a few frames at a time. Ends early
@@ -305,6 +322,12 @@ class PassDenoiser:
         self._computed += frames
         if self.options.progress is not None and not self._live:
             self.options.progress(self._computed / self.model.passes, self.total)
+
+
+def _in_order(pairs: Sequence[FlowPair], zero: Tensor) -> FlowPair:
+    """The flow of a clip, `(1, T, 2, H, W)` each, from that of its neighbours; `zero` beyond its ends."""
+    forward = torch.stack([*(pair.forward for pair in pairs), zero])[None]
+    return FlowPair(forward, torch.stack([zero, *(pair.backward for pair in pairs)])[None])
 
 
 Window = tuple[EllipsisType, slice, slice]

@@ -150,7 +150,7 @@ def measure(runner: ClipRunner) -> MemoryModel:
 
 def _measure(runner: ClipRunner) -> MemoryModel:
     model, device = runner.model, runner.device
-    frames = round_up(2 * model.temporal_reach + 1, 2)
+    frames = round_up(2 * model.reach + 1, 2)
     height = width = round_up(64, model.multiple)
     points: list[tuple[int, int]] = []
     flow_per_pixel = 0.0

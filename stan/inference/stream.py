@@ -137,7 +137,7 @@ class _Seen(NamedTuple):
 
 def stream_denoiser(model: VideoDenoiser, options: Options) -> StreamDenoiser | PassDenoiser:
     """What denoises a stream: networks that go over the frames in passes keep what the earlier ones gave."""
-    reach = model.temporal_reach
+    reach = model.reach
     if not by_passes(model, options.flow) or options.window not in (None, 2 * reach + 1):
         return StreamDenoiser(model, options)
     seen = 2 * model.pass_reach

@@ -168,6 +168,7 @@ class VideoDenoiser(nn.Module):
         self.name = name
         self.settings = settings
         self.source = source
+        source.causal = causal
         self.blind = blind
         self.causal = causal
         self.temporal_reach = temporal_reach
@@ -199,8 +200,13 @@ class VideoDenoiser(nn.Module):
 
     @property
     def pass_reach(self) -> int:
-        """Frames each side that a pass after the first looks at."""
-        return self.temporal_reach // max(1, self.passes - 1)
+        """Frames each side that a pass after the first looks at, those by which flow is corrected included."""
+        return self.temporal_reach // max(1, self.passes - 1) + self.source.context
+
+    @property
+    def reach(self) -> int:
+        """Frames each side that a frame's output depends on, if flow is pairwise; later ones not where it is causal."""
+        return self.pass_reach * (self.passes - 1) if self.passes > 1 else self.temporal_reach
 
     def first_pass(self, noisy: Tensor, noise_map: Tensor | None) -> Cleaned:
         """The first pass, which sees single frames.
