@@ -3,10 +3,10 @@
     python scripts/train_flow.py CHECKPOINT OUTPUT CONFIG [KEY=VALUE ...]
     python scripts/train_flow.py stan_tiny runs/flow.safetensors configs/train/stan_tiny_flow.yaml data.root=data/DAVIS
 
-CHECKPOINT gives the network, whose other weights stay as they are. CONFIG says which source is trained (`model.flow`, with
-its `flow_settings`), on what clips and noise, for how many steps and at which rate; the rest of it does not matter here.
-The teacher is the base of the source, or DIS where it has none, in the clean frames. OUTPUT is written every
-`trainer.checkpoint_every` steps. Two cores do 100 steps of the configuration above in a minute.
+CHECKPOINT gives the network, whose other weights stay as they are. CONFIG says which source is trained (`model.flow`,
+with its `flow_settings`), on what clips and noise, for how many steps and at which rate; the rest of it does not
+matter. The teacher is the base of the source, or DIS where it has none, in the clean frames. OUTPUT is written every
+`trainer.checkpoint_every` steps. Two cores do 80 steps of the configuration above in a minute.
 """
 
 from __future__ import annotations

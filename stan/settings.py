@@ -187,7 +187,7 @@ def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     for name, value in changes.items():
         before = settings.get(name)
         sections = isinstance(before, Mapping) and isinstance(value, Mapping)
-        result[name] = {**before, **value} if sections else value  # type: ignore[dict-item]
+        result[name] = changed(before, value) if sections else value  # type: ignore[arg-type]
     for name in changes.keys() & settings.keys():
         if (own := companion(name)) in settings and changes[name] != settings[name]:
             result[own] = changes.get(own, {})

@@ -63,12 +63,14 @@ class OffsetSource(nn.Module):
 
     Attributes:
         trainable, pairwise, torch_only: see above.
+        needs_training: a fresh source says nothing of worth; it is trained with a network, or by itself for one.
         context: frames on each side of two neighbours that `corrected` looks at as well.
         causal: no later frame may say anything about earlier flow; set by a network that does not look ahead.
     """
 
     name: ClassVar[str] = "own"
     trainable: ClassVar[bool] = False
+    needs_training: ClassVar[bool] = False
     pairwise: ClassVar[bool] = False
     context: ClassVar[int] = 0
     torch_only: ClassVar[bool] = True

@@ -49,6 +49,7 @@ class LearnedFlow(OffsetSource):
     """
 
     trainable = True
+    needs_training = True
     pairwise = True
 
     def __init__(

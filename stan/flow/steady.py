@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any
 
 import torch
@@ -41,6 +42,10 @@ KEPT = 3.0
 """Where a fresh source begins: the flow as it is weighs e to this power times as much as each proposal."""
 
 
+DEFAULTS: dict[str, Any] = {}
+"""Settings that are all as declared."""
+
+
 @sources.register("steady")
 class SteadyFlow(OffsetSource):
     """The flow of another source, corrected by a small network that has seen how noise misleads it.
@@ -52,8 +57,8 @@ class SteadyFlow(OffsetSource):
     to the flow, how well flow and proposals meet the pictures, and the slopes of the picture: one motion is as good as
     another.
 
-    It learns with the network that it serves, by the gradient of the merge, or by itself, which takes minutes
-    (`scripts/train_flow.py`).
+    Its weights are trained by themselves, in half an hour (`scripts/train_flow.py`), and are part of the network that
+    it serves. Training that network leaves them as they are; fresh ones are no better than the base alone.
 
     Args:
         base: the offset source whose flow is corrected; without weights, and of two frames at a time.
@@ -64,7 +69,7 @@ class SteadyFlow(OffsetSource):
         ConfigError: for a base that learns, or looks at more than two frames.
     """
 
-    trainable = True
+    needs_training = True
     pairwise = True
     context = 1
     torch_only = False
@@ -79,12 +84,12 @@ class SteadyFlow(OffsetSource):
         self,
         *,
         base: Annotated[str, sources] = "dis",
-        base_settings: dict[str, Any] | None = None,
+        base_settings: dict[str, Any] = DEFAULTS,
         channels: Count = 16,
     ) -> None:
         super().__init__(**named(locals()))
         self.base: OffsetSource = sources.build(base, **self.settings["base_settings"])
-        if self.base.trainable or not self.base.pairwise or self.base.context:
+        if [*self.base.parameters()] or not self.base.pairwise:
             raise ConfigError(
                 f"offset source 'steady' corrects flow of two frames without weights, not base={base!r}"
             )
@@ -101,11 +106,15 @@ class SteadyFlow(OffsetSource):
             with torch.no_grad():
                 last.bias[0] = KEPT
             self.last = last
+        self.requires_grad_(False)
 
     @property
     def version(self) -> str:
-        """That of the base."""
-        return self.base.version
+        """That of the base, and a sum of the weights."""
+        digest = hashlib.sha256()
+        for parameter in self.parameters():
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+        return f"{self.base.version}, weights {digest.hexdigest()[:16]}"
 
     def estimate(self, video: Tensor) -> FlowPair:
         """The flow of the base, corrected."""
@@ -161,7 +170,7 @@ class SteadyFlow(OffsetSource):
                 known,
             )
         ]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and self.last.weight.requires_grad:
             made = self._correction(*given)
         else:  # one by one they stay in the cache
             made = torch.cat([self._correction(*one) for one in zip(*(x.split(1) for x in given))])

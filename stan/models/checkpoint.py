@@ -165,9 +165,12 @@ def load(path: str | Path, device: str | torch.device = "cpu", **settings: Any) 
     origin = str(path)
     if settings:
         origin += " with " + ", ".join(f"{key}={value}" for key, value in settings.items())
-    if model.settings.get("flow") != record["model"]["settings"].get("flow") and not any(
-        model.source.parameters()
-    ):
+    if model.settings.get("flow") != record["model"]["settings"].get("flow"):
+        if model.source.needs_training or model.source.trainable:
+            raise CheckpointError(
+                f"checkpoint {path} has no weights of flow={model.source.name}, which says nothing untrained; it was "
+                f"trained with flow={record['model']['settings'].get('flow')}"
+            )
         weights = _with_own(weights, model, "source.")
     load_weights(model, weights, origin)
     for key, value in model.state_dict().items():

@@ -69,7 +69,7 @@ def train_flow(
         ConfigError: for a source without weights, or data or noise that cannot be had.
     """
     source, options, steps = model.source, config.optimizer, config.trainer.max_steps
-    if not source.trainable:
+    if not any(p.numel() for p in source.parameters()):
         raise ConfigError(f"model.flow={source.name} has no weights; steady and learned have")
     optimizer = torch.optim.AdamW(
         source.parameters(),
@@ -78,7 +78,8 @@ def train_flow(
         weight_decay=options.weight_decay,
     )
     plain = source if source.context else teacher
-    source.train()
+    learns = [p.requires_grad for p in source.parameters()]
+    source.requires_grad_(True).train()
     for step, clips in enumerate(_drawn(model.eval(), teacher, config)):
         for group in optimizer.param_groups:
             group["lr"] = options.lr * learning_rate_factor(
@@ -101,6 +102,8 @@ def train_flow(
         with torch.no_grad():
             tell(step + 1, float(loss), float(flow_loss(before, clips)))
     source.eval()
+    for parameter, before_it in zip(source.parameters(), learns):
+        parameter.requires_grad_(before_it)
 
 
 def flow_loss(flow: FlowPair, clips: FlowClips) -> Tensor:

@@ -215,7 +215,7 @@ def test_alignment_takes_sources_that_learn_and_weights_of_raft(
     alone = {row["source"]: row["psnr_single"] for row in rows if row["window"] == 1}
     assert len(set(alone.values())) == 3  # so the one that learns does not say zero
     for left_out, message in (
-        (given[0], "'learned' learns, and says nothing by itself: give trained="),
+        (given[0], "'learned' is trained, and says nothing by itself: give trained="),
         (given[1], "needs a setting weights"),
     ):
         capsys.readouterr()

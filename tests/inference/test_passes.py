@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from stan.data.frame import Frame
-from stan.flow import FlowPair, OffsetSource, ZeroFlow
+from stan.flow import FlowPair, OffsetSource, SteadyFlow, ZeroFlow
 from stan.inference import Options, TilePlan, denoise, denoise_chunks, mark_scenes
 from stan.inference.denoise import prepare
 from stan.inference.levels import NoiseLevels
@@ -45,11 +46,15 @@ def network(flow: str = "smooth", **changes: object) -> VideoDenoiser:
         "window": 3,
     }
     other = {} if flow == "smooth" else {"flow": flow}
+    if flow == "steady":
+        other["flow_settings"] = {"channels": 4}  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build("stan_tiny", **settings | changes | other).eval()
     if flow == "smooth":
         model.source = Smooth()
+    elif isinstance(model.source, SteadyFlow):
+        model.source.base = Smooth()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -80,9 +85,21 @@ def same(ours: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("frames", [1, 3, 4, 7, 30])
 @pytest.mark.parametrize("cuts", [[], [1, 3, 8]])
-@pytest.mark.parametrize("changes", [{}, {"causal": True}, {"passes": 3}, {"temporal_window": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"causal": True},
+        {"passes": 3},
+        {"temporal_window": 2},
+        {"flow": "steady"},
+        {"flow": "steady", "causal": True},
+        {"flow": "steady", "passes": 3},
+    ],
+    ids=str,
+)
 def test_groups_give_what_the_whole_scene_gives(
-    frames: int, cuts: list[int], changes: dict[str, object]
+    frames: int, cuts: list[int], changes: dict[str, Any]
 ) -> None:
     model, noisy, sigma = network(**changes), video(13), torch.linspace(15, 35, 13)
     ours = denoise(model, noisy, sigma, tiles=TilePlan(frames, 0), scenes=cuts)
@@ -173,12 +190,13 @@ def test_a_flow_that_is_given_goes_with_chunks() -> None:
     assert not isinstance(denoiser(network(), options), PassDenoiser)
 
 
+@pytest.mark.parametrize("flow", ["smooth", "steady"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_stream_comes_out_after_the_delay_and_ends_as_the_whole(causal: bool) -> None:
-    model, noisy = network(causal=causal), video(9)
+def test_a_stream_comes_out_after_the_delay_and_ends_as_the_whole(causal: bool, flow: str) -> None:
+    model, noisy = network(flow, causal=causal), video(9)
     stream = stream_denoiser(model, Options(sigma=25.0))
     assert isinstance(stream, PassDenoiser)
-    assert stream.delay == (0 if causal else 1)
+    assert stream.delay == (0 if causal else 2 if flow == "steady" else 1)
     taken = 0
 
     def incoming() -> Iterator[Frame]:
@@ -192,5 +210,5 @@ def test_a_stream_comes_out_after_the_delay_and_ends_as_the_whole(causal: bool) 
         given.append(frame.rgb)
         assert taken <= min(len(given) + stream.delay, 9)
     expected = whole(model, noisy, torch.full((9,), 25.0), [])
-    start = 0 if causal else 1  # the first frame sees one side of its window only
+    start = 0 if causal else stream.delay  # the first frames see one side of its window only
     same(torch.stack(given)[start:], expected[start:])

@@ -242,6 +242,21 @@ def test_a_part_changes_key_by_key_or_begins_with_its_own_settings(tmp_path: Pat
     assert source(flow="farneback", flow_settings={"window": 9}) == ("farneback", farneback["flow_settings"])
     with pytest.raises(ConfigError, match="no setting 'preset'"):
         source(flow="zero", flow_settings={"preset": "fast"})
+    for untrained in ("learned", "steady"):
+        with pytest.raises(CheckpointError, match=f"no weights of flow={untrained}, .*trained with flow=dis"):
+            source(flow=untrained)
+
+
+def test_settings_of_a_part_of_a_part_change_key_by_key(tmp_path: Path) -> None:
+    small = {"channels": [4, 4], "depths": [1, 1], "features": 2, "flow": "steady"}
+    base = {"preset": "smooth", "blur": 0.4}
+    model = stan.models.build("stan_tiny", **small, flow_settings={"base_settings": base, "channels": 4})
+    path = stan.models.save(model, tmp_path / "m.ckpt")
+    settings = stan.load(path, flow_settings={"base_settings": {"blur": 0}}).settings["flow_settings"]
+    assert (settings["channels"], settings["base_settings"]["preset"]) == (4, "smooth")
+    assert settings["base_settings"]["blur"] == 0
+    other = stan.load(path, flow_settings={"base": "zero"}).settings["flow_settings"]
+    assert (other["base"], other["base_settings"], other["channels"]) == ("zero", {}, 4)
 
 
 def test_other_endings_and_unwritable_places(tmp_path: Path, model: VideoDenoiser) -> None:

@@ -22,7 +22,6 @@ from stan.experiments.alignment.measure import Search, measure
 from stan.experiments.alignment.sequences import Sequence, load, names
 from stan.experiments.frame import Experiment, Report, Row, Task, one_varied
 from stan.flow import OffsetSource
-from stan.models.settings import learns
 from stan.models.shipped import find
 from stan.registry import experiments, sources
 from stan.settings import ODD, Count, Natural, at_least, between
@@ -99,11 +98,16 @@ class Settings:
                 )
         for name in self.sources:
             sources.complete(name, self.source_settings.get(name) or {}, prefix=f"source_settings.{name}.")
-            if learns(name) and self.trained is None:
+            if needs_training(name) and self.trained is None:
                 raise ConfigError(
-                    f"sources: {name!r} learns, and says nothing by itself: give trained=CHECKPOINT, a network trained "
-                    f"with model.flow={name}"
+                    f"sources: {name!r} is trained, and says nothing by itself: give trained=CHECKPOINT, a network "
+                    f"trained with model.flow={name}"
                 )
+
+
+def needs_training(name: str) -> bool:
+    """Whether the offset source `name` says nothing before it is trained."""
+    return bool(getattr(sources[name], "needs_training", False))
 
 
 @experiments.register("alignment", declares=Settings)
@@ -162,9 +166,9 @@ class Alignment(Experiment):
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (an experiment lives as long as the run)
     def _source(self, name: str) -> OffsetSource:
-        """A source by its name; one that learns as it was trained."""
+        """A source by its name; one that is trained as it was."""
         s = self.settings
-        if not learns(name):
+        if not needs_training(name):
             return stan.flow.build(name, **(s.source_settings.get(name) or {}))
         source = stan.models.load(find(s.trained or "")).source
         if source.name != name:
