@@ -16,10 +16,10 @@ import statistics
 import time
 
 import stan.flow
-from stan.config import Config, load, to_dict
+from stan.config import Config, load
 from stan.errors import ConfigError, StanError
 from stan.flow import OffsetSource, SteadyFlow
-from stan.models import build, save
+from stan.models import build, read, save
 from stan.models import load as load_model
 from stan.models.two_pass import TwoPass
 from stan.training.flow import train_flow
@@ -45,6 +45,7 @@ def run(checkpoint: str, output: str, path: str, overrides: list[str]) -> None:
     """See the head of the file."""
     config = load(path, overrides)
     model, teacher = begun(checkpoint, config)
+    described = read(checkpoint)[1].get("config")  # how the rest of it was trained
     count = sum(p.numel() for p in model.source.parameters())
     print(
         f"{model.name}: {count:,} parameters of {model.source.name}, {config.trainer.max_steps} steps",
@@ -60,7 +61,7 @@ def run(checkpoint: str, output: str, path: str, overrides: list[str]) -> None:
             took = time.monotonic() - start
             print(f"step {step}: loss {now:.4f}, {then:.4f} without weights, {took:.0f} s", flush=True)
         if last or step % config.trainer.checkpoint_every == 0:
-            save(model, output, to_dict(config))
+            save(model, output, described)
 
     train_flow(model, teacher, config, tell)
 

@@ -46,6 +46,24 @@ def enlarged(flow: Tensor, times: int) -> Tensor:
     return (large * times).unflatten(0, flow.shape[:-3])
 
 
+def smoothed(x: Tensor, side: int) -> Tensor:
+    """`(..., h, w)`, each value replaced by the mean over the square of `side` (odd) around it, inside the frame.
+
+    As `avg_pool2d` with `count_include_pad=False`, which takes twice the time.
+    """
+    reach = side // 2
+    for dim in (-1, -2):
+        n = x.shape[dim]
+        wide = F.pad(x, (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach))
+        total = wide.narrow(dim, 0, n) + wide.narrow(dim, 1, n)
+        for k in range(2, side):
+            total += wide.narrow(dim, k, n)
+        at = torch.arange(n, device=x.device)
+        count = (at + reach).clamp(max=n - 1) - (at - reach).clamp(min=0) + 1
+        x = total / (count if dim == -1 else count[:, None])
+    return x
+
+
 class OffsetSource(nn.Module):
     """Base of the offset sources: ``source(video) -> FlowPair``.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from stan.flow.base import smoothed
 
 BLOCK = 2
 """Side of the blocks: squares of pixels that are moved into the channels; the network works at half resolution."""
@@ -48,21 +49,3 @@ def detail(cleaned: Tensor) -> Tensor:
     grey = cleaned.mean(2)
     departs = (grey - smoothed(grey, 5)).abs_()
     return 20 * F.avg_pool2d(departs, BLOCK).unsqueeze(2)
-
-
-def smoothed(x: Tensor, side: int) -> Tensor:
-    """`(..., h, w)`, each value replaced by the mean over the square of `side` (odd) around it, inside the frame.
-
-    As `avg_pool2d` with `count_include_pad=False`, which takes twice the time.
-    """
-    reach = side // 2
-    for dim in (-1, -2):
-        n = x.shape[dim]
-        wide = F.pad(x, (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach))
-        total = wide.narrow(dim, 0, n) + wide.narrow(dim, 1, n)
-        for k in range(2, side):
-            total += wide.narrow(dim, k, n)
-        at = torch.arange(n, device=x.device)
-        count = (at + reach).clamp(max=n - 1) - (at - reach).clamp(min=0) + 1
-        x = total / (count if dim == -1 else count[:, None])
-    return x

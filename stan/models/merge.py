@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from stan import ops
 from stan.flow import FlowPair
+from stan.flow.base import smoothed
 from stan.models.brightness import own_brightness
-from stan.models.cells import BLOCK, CELL, CELL_BLOCKS, by_cell, coarse, detail, smoothed, spread
+from stan.models.cells import BLOCK, CELL, CELL_BLOCKS, by_cell, coarse, detail, spread
 from stan.models.convolutions import added, conv_relu
 
 LEAST_VARIANCE = 1e-6
