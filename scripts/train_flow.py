@@ -74,10 +74,11 @@ def begun(checkpoint: str, config: Config) -> tuple[TwoPass, OffsetSource]:
     wanted = {key: config.model.given[key] for key in ("flow", "flow_settings") if key in config.model.given}
     model = build(before.name, **{**before.settings, "flow_settings": {}, **wanted})
     assert isinstance(model, TwoPass)
-    weights = before.state_dict()
-    if model.settings["flow"] != before.settings["flow"]:
-        weights |= {key: value for key, value in model.state_dict().items() if key.startswith("source.")}
-    model.load_state_dict(weights)
+    weights, fresh = before.state_dict(), model.state_dict()
+    own = {key for key in fresh if key.startswith("source.")}
+    if all(key in weights and weights[key].shape == fresh[key].shape for key in own):
+        own = set()  # it goes on from there
+    model.load_state_dict({key: fresh[key] if key in own else weights[key] for key in fresh})
     model.trained = before.trained
     source = model.source
     return model, source.base if isinstance(source, SteadyFlow) else stan.flow.build("dis", preset="smooth")

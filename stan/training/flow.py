@@ -71,6 +71,8 @@ def train_flow(
     source, options, steps = model.source, config.optimizer, config.trainer.max_steps
     if not any(p.numel() for p in source.parameters()):
         raise ConfigError(f"model.flow={source.name} has no weights; steady and learned have")
+    if config.data.crop % model.multiple:
+        raise ConfigError(f"data.crop={config.data.crop} must be a multiple of {model.multiple} for {model.name}")
     optimizer = torch.optim.AdamW(
         source.parameters(),
         options.lr,

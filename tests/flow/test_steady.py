@@ -88,6 +88,22 @@ def test_any_size_batch_and_number_of_frames(size: tuple[int, int]) -> None:
     torch.testing.assert_close(source(video).forward.detach(), flow.forward, atol=1e-4, rtol=0)
 
 
+def test_what_cannot_be_trained_is_one_line(davis_root: Path, tmp_path: Path) -> None:
+    for change, words in (
+        ("model.flow=zero", "model.flow=zero has no weights"),
+        ("data.crop=20", "multiple of 8"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "scripts/train_flow.py", "stan_tiny", str(tmp_path / "x.ckpt"),
+             "configs/train/stan_tiny_flow.yaml", f"data.root={davis_root}", "data.crop=24", change],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert words in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x.ckpt").exists()
+
+
 @pytest.mark.parametrize("motion", [(0.4, 0.0), (0.0, -0.3), (-0.25, 0.35)])
 def test_a_step_by_brightness_is_the_motion(motion: tuple[float, float]) -> None:
     """Lucas and Kanade's step from no motion at all, over the whole picture."""
@@ -140,7 +156,7 @@ def test_the_loss_is_least_where_flow_meets_the_clean_picture() -> None:
 def test_it_is_trained_in_minutes(davis_root: Path, tmp_path: Path) -> None:
     """The script begins with the network's own weights, trains the source alone, and writes what can be loaded."""
     words = [
-        "configs/train/stan_tiny_flow.yaml", f"data.root={davis_root}", "data.crop=48", "data.frames=4",
+        "configs/train/stan_tiny_flow.yaml", f"data.root={davis_root}", "data.crop=24", "data.frames=4",
         "trainer.max_steps=12", "trainer.log_every=6", "optimizer.warmup_steps=1", "seed=1",
     ]  # fmt: skip
     for name in ("one", "two"):
