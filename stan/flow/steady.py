@@ -89,7 +89,7 @@ class SteadyFlow(OffsetSource):
     ) -> None:
         super().__init__(**named(locals()))
         self.base: OffsetSource = sources.build(base, **self.settings["base_settings"])
-        if [*self.base.parameters()] or not self.base.pairwise:
+        if [*self.base.parameters()] or not self.base.pairwise or self.base.context:
             raise ConfigError(
                 f"offset source 'steady' corrects flow of two frames without weights, not base={base!r}"
             )

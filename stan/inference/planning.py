@@ -107,6 +107,8 @@ class MemoryModel:
         peak = self.tile(runner.model, chunk, tile_h, tile_w)
         if self.kept:
             held = ((2 + AHEAD_PART) * (12 + self.kept + 16) + (self.kept if tiled else 0)) * chunk * area
+            if runner.model.source.context:  # corrected flow beside the measured, and while it is made
+                held += 32 * chunk * area
             peak += self.first * padded_area(runner.model, tile_h, tile_w)
         else:
             held = (24.0 if tiled else 12.0) * chunk * area

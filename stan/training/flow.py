@@ -72,7 +72,9 @@ def train_flow(
     if not any(p.numel() for p in source.parameters()):
         raise ConfigError(f"model.flow={source.name} has no weights; steady and learned have")
     if config.data.crop % model.multiple:
-        raise ConfigError(f"data.crop={config.data.crop} must be a multiple of {model.multiple} for {model.name}")
+        raise ConfigError(
+            f"data.crop={config.data.crop} must be a multiple of {model.multiple} for {model.name}"
+        )
     optimizer = torch.optim.AdamW(
         source.parameters(),
         options.lr,

@@ -206,3 +206,14 @@ def test_its_version_tells_its_weights() -> None:
         assert source.version == other.version
         other.last.bias[0] += 1
     assert source.version != other.version
+
+
+@pytest.mark.cuda
+def test_a_gpu_gives_the_flow_of_a_cpu() -> None:
+    source, video = awake(), noisy((1.5, -0.75))
+    with torch.no_grad():
+        flow = source.measured(video)
+        cpu = source.corrected(video, flow)
+        gpu = source.cuda().corrected(video.cuda(), FlowPair(*(f.cuda() for f in flow)))
+    for one, other in zip(cpu, gpu):
+        torch.testing.assert_close(one, other.cpu(), atol=2e-3, rtol=0)
