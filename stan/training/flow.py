@@ -1,5 +1,5 @@
-"""Trains the flow of a two-pass network by itself: in what is left of noisy clips it shall find what it finds in clean
-ones. Through the denoiser it learns the same (`OffsetSource`), but many times slower."""
+"""Trains the flow of a two-pass network by itself: in what is left of noisy clips it shall find what is in clean ones.
+The gradient of the merge, by which a source learns with its network, draws flow to places between pixels."""
 
 from __future__ import annotations
 
