@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import stan.flow
 from stan.config import Config, load
@@ -39,11 +40,15 @@ def main() -> None:
         run(args.checkpoint, args.output, args.config, args.overrides)
     except StanError as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def run(checkpoint: str, output: str, path: str, overrides: list[str]) -> None:
     """See the head of the file."""
     config = load(path, overrides)
+    if Path(output).suffix not in (".ckpt", ".safetensors"):  # now, not after the first minutes
+        raise ConfigError(f"OUTPUT {output} must end in .safetensors or .ckpt")
     model, teacher = begun(checkpoint, config)
     described = read(checkpoint)[1].get("config")  # how the rest of it was trained
     count = sum(p.numel() for p in model.source.parameters())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stan import ops
-from stan.flow.base import FlowPair, OffsetSource, bordered, enlarged
+from stan.flow.base import FlowPair, OffsetSource, bordered, enlarged, smoothed
 from stan.registry import sources
 from stan.settings import ODD, Count, between, named
 
@@ -144,7 +144,7 @@ class Step(nn.Module):
             x.flatten(0, 1)
             for x in (mean.movedim(-1, 2), spread[:, :, None], best[:, :, None], weight[:, :, None])
         )
-        agreed = averaged(weight * mean) / averaged(weight)
+        agreed = smoothed(weight * mean, LOCAL) / smoothed(weight, LOCAL)
         seen = torch.cat([clip.flatten(0, 1), mean, agreed, spread, best], 1)
         change = SPEED * self.trust * agreed + self.correct(seen)
         return start + change.unflatten(0, (n, t))
@@ -152,11 +152,6 @@ class Step(nn.Module):
 
 def standardised(x: Tensor) -> Tensor:
     """Features `(N, C, h, w)` without their local mean, divided so that their squares add up to about one."""
-    x = x - averaged(x)
-    power = averaged(x.square().sum(1, keepdim=True))
+    x = x - smoothed(x, LOCAL)
+    power = smoothed(x.square().sum(1, keepdim=True), LOCAL)
     return x / (power + LEAST_POWER).sqrt()
-
-
-def averaged(x: Tensor) -> Tensor:
-    """`(N, C, h, w)`, each value replaced by the mean over the square around it, inside the frame."""
-    return F.avg_pool2d(x, LOCAL, 1, LOCAL // 2, count_include_pad=False)

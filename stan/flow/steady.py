@@ -205,7 +205,7 @@ class SteadyFlow(OffsetSource):
         ]
         met = [moved[:, 4:], *(warped(there, f) for f in alike)]
         errors = [smoothed(by_cell((picture - here).square()), NEAR).add(LEAST).log() for picture in met]
-        slopes = self._slopes(here, met[0])
+        slopes = slopes_of(here, met[0])
         coarse = by_cell(flow)
         moves = [by_cell(f) - coarse for f in alike]
         moves += [step(smoothed(slopes, side)) for side in (NEAR, WIDE)]
@@ -225,19 +225,19 @@ class SteadyFlow(OffsetSource):
             correction = torch.addcmul(correction, weights[:, 1 + n : 2 + n], move)
         return correction
 
-    @staticmethod
-    def _slopes(here: Tensor, met: Tensor) -> Tensor:
-        """Means over cells of the products of the slopes (x, y) of the picture and its change d from `here` to what the
-        flow meets: xx, xy, yy, xd, yd; `(N, 5, h', w')`."""
-        wide = F.pad((here + met) / 2, (1, 1, 1, 1), mode="replicate")
-        x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
-        y = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
-        change = met - here
-        return by_cell(torch.cat([x * x, x * y, y * y, x * change, y * change], 1))
+
+def slopes_of(here: Tensor, met: Tensor) -> Tensor:
+    """Means over cells of the products of the slopes (x, y) of the picture and its change d from `here` to what the
+    flow meets: xx, xy, yy, xd, yd; `(N, 5, h', w')`."""
+    wide = F.pad((here + met) / 2, (1, 1, 1, 1), mode="replicate")
+    x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
+    y = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
+    change = met - here
+    return by_cell(torch.cat([x * x, x * y, y * y, x * change, y * change], 1))
 
 
 def step(slopes: Tensor) -> Tensor:
-    """The step that makes up for a change of brightness, `(N, 2, h, w)`, from sums `(N, 5, h, w)` as of `_slopes`."""
+    """The step that makes up for a change of brightness, `(N, 2, h, w)`, from sums `(N, 5, h, w)` as of `slopes_of`."""
     xx, xy, yy, xd, yd = slopes.split(1, 1)
     hold = STEADINESS * (xx + yy) + 10 * LEAST
     xx, yy = xx + hold, yy + hold

@@ -166,7 +166,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", **settings: Any) 
     if settings:
         origin += " with " + ", ".join(f"{key}={value}" for key, value in settings.items())
     if model.settings.get("flow") != record["model"]["settings"].get("flow"):
-        if model.source.needs_training or model.source.trainable:
+        if [*model.source.parameters()]:
             raise CheckpointError(
                 f"checkpoint {path} has no weights of flow={model.source.name}, which says nothing untrained; it was "
                 f"trained with flow={record['model']['settings'].get('flow')}"

@@ -3,6 +3,7 @@ The gradient of the merge, by which a source learns with its network, draws flow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from stan.flow.steady import warped
 from stan.models.cells import CELL
 from stan.models.two_pass import TwoPass
 from stan.training.data_module import training_samples
-from stan.training.optimizer import learning_rate_factor
+from stan.training.optimizer import rate_factor
 
 HARM = 10.0
 """Factor on the error of a match in units of the noise variance: flow is followed over several frames, so that errors
@@ -75,39 +76,28 @@ def train_flow(
         raise ConfigError(
             f"data.crop={config.data.crop} must be a multiple of {model.multiple} for {model.name}"
         )
+    source.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(
         source.parameters(),
         options.lr,
         (options.betas[0], options.betas[1]),
         weight_decay=options.weight_decay,
     )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(options, step, steps))
     plain = source if source.context else teacher
-    learns = [p.requires_grad for p in source.parameters()]
-    source.requires_grad_(True).train()
-    for step, clips in enumerate(_drawn(model.eval(), teacher, config)):
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr * learning_rate_factor(
-                step,
-                total=steps,
-                warmup=options.warmup_steps,
-                final=options.final_lr / options.lr if options.lr else 0.0,
-                cosine=options.schedule == "cosine",
-            )
+    for step, clips in enumerate(_drawn(model.eval(), teacher, config), 1):
         with torch.no_grad():
             before = plain.measured(clips.seen)
-        loss = flow_loss(
-            source.corrected(clips.seen, before) if source.context else source(clips.seen), clips
-        )
+        flow = source.corrected(clips.seen, before) if source.context else source(clips.seen)
+        loss = flow_loss(flow, clips)
         optimizer.zero_grad()
         loss.backward()
-        if options.clip_norm:
-            torch.nn.utils.clip_grad_norm_(source.parameters(), options.clip_norm)
-        optimizer.step()
-        with torch.no_grad():
-            tell(step + 1, float(loss), float(flow_loss(before, clips)))
-    source.eval()
-    for parameter, before_it in zip(source.parameters(), learns):
-        parameter.requires_grad_(before_it)
+        norm = torch.nn.utils.clip_grad_norm_(source.parameters(), options.clip_norm or math.inf)
+        if norm.isfinite():  # else nothing changes
+            optimizer.step()
+        schedule.step()
+        tell(step, float(loss.detach()), float(flow_loss(before, clips)))
+    source.requires_grad_(source.trainable).eval()
 
 
 def flow_loss(flow: FlowPair, clips: FlowClips) -> Tensor:

@@ -21,7 +21,7 @@ from stan.models import Trained, VideoDenoiser
 from stan.models.checkpoint import describe
 from stan.training.conditions import Condition
 from stan.training.ema import moving_average
-from stan.training.optimizer import fitted_state, learning_rate_factor, named_groups
+from stan.training.optimizer import fitted_state, named_groups, rate_factor
 
 REPLAYED_ENDS = 1 / 8
 """Share of the replayed clips with exactly the lowest of a range of old levels; as many get the highest. The ends,
@@ -238,14 +238,7 @@ class DenoisingModule(pl.LightningModule):
         return all(p.device.type == "cpu" and p.is_floating_point() and p.is_contiguous() for p in parameters)
 
     def _rate_factor(self, step: int) -> float:
-        options = self.config.optimizer
-        return learning_rate_factor(
-            step,
-            total=self.config.trainer.max_steps,
-            warmup=options.warmup_steps,
-            final=options.final_lr / options.lr if options.lr else 0.0,
-            cosine=options.schedule == "cosine",
-        )
+        return rate_factor(self.config.optimizer, step, self.config.trainer.max_steps)
 
     def _random(self, clips: int) -> PerClip:
         """The random numbers of this batch's clips, by the numbers that `StepSampler` gave them."""

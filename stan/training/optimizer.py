@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stan.config.schema import OptimizerConfig
 from stan.errors import ConfigError
 
 
@@ -83,3 +84,14 @@ def learning_rate_factor(step: int, *, total: int, warmup: int, final: float, co
         return 1.0
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def rate_factor(options: OptimizerConfig, step: int, total: int) -> float:
+    """`learning_rate_factor` of a configuration."""
+    return learning_rate_factor(
+        step,
+        total=total,
+        warmup=options.warmup_steps,
+        final=options.final_lr / options.lr if options.lr else 0.0,
+        cosine=options.schedule == "cosine",
+    )
